@@ -89,7 +89,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(1)
         return fused(*args)
 
-    monkeypatch.setattr(layer, "fused", count)
+    monkeypatch.setattr(layer, "node", count)
     return calls
 
 

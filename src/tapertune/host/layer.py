@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from ..adapt.actuators import set_data
 from ..adapt.unfollowed import expects_a_controller
 from ..errors import TapertuneError
-from ..kernels import KERNELS, fused, kernel_name
+from ..kernels import KERNELS, has_node, kernel_name, node
 from ..methods import Chain, Diagonal, Factor, Matrix, Method, get_method
 from .config import ChainConfig
 from .naming import module_kind
@@ -244,7 +244,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         autocast, which makes it one), no dropout now."""
         base = self.base_layer
         plain = type(base) is nn.Linear and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks)
-        if not plain or not self.chains[adapter_name].linear or self.quantization_backend is not None:
+        if not plain or not has_node(self.chains[adapter_name]) or self.quantization_backend is not None:
             return False
         bias = base.bias
         if base.weight.requires_grad or (bias is not None and bias.requires_grad) or "forward" in vars(base):
@@ -260,11 +260,11 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         base = cast(nn.Linear, self.base_layer)
         chain, tensors, scaling = self.chains[adapter_name], self.tensors(adapter_name), self.scaling[adapter_name]
         if not torch.is_autocast_enabled(x.device.type):
-            return fused(chain, x, base.weight, base.bias, tensors, scaling)
+            return node(chain, x, base.weight, base.bias, tensors, scaling)
         dtype = torch.get_autocast_dtype(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             bias = None if base.bias is None else base.bias.to(dtype)
-            return fused(chain, x.to(dtype), base.weight.to(dtype), bias, tensors, scaling, dtype)
+            return node(chain, x.to(dtype), base.weight.to(dtype), bias, tensors, scaling, dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The adapter's update in the layout of the base weight, in the adapter's dtype.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import unknown
 from ..methods import Chain
 from ..methods.base import Tensors
+from .choice import has_node, node
 from .folded import folded
 from .fused import fused
 from .reference import reference
@@ -31,4 +32,4 @@ def kernel_name() -> str:
     return name
 
 
-__all__ = ["KERNELS", "Kernel", "folded", "fused", "kernel_name", "reference"]
+__all__ = ["KERNELS", "Kernel", "folded", "fused", "has_node", "kernel_name", "node", "reference"]
