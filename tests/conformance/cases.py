@@ -13,27 +13,37 @@ from tapertune.methods import METHODS
 
 Row: TypeAlias = Any
 
-# Settings in place of a method's defaults. PEFT's tests expect every factor to train, and to have moved after three
-# steps; and they convert adapters of narrow models to LoRA of rank 4.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "lora": {"r": 4, "lora_alpha": 8},
-    "aflora": {"projection_scope": "all", "d_initial": 0.3},
-    "adalora": {"init_r": 4},
-    "lora2": {"lora_alpha": 300},
-    "sora": {"lora_alpha": 4},
-    "elora": {"r": 4},
+# Settings in place of a method's defaults, by kind of model. On both, PEFT's tests expect every factor to train.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    # three steps of training on inputs a few numbers wide, after which every factor must have moved by 1e-4
+    "custom": {
+        "aflora": {"projection_scope": "all", "d_initial": 0.3},
+        "adalora": {"init_r": 4},
+        "lora2": {"lora_alpha": 300},
+        "sora": {"lora_alpha": 4},
+        "elora": {"r": 4},
+    },
+    # adapters of models 32 wide, converted to LoRA of rank 8 or 4
+    "transformers": {
+        "lora": {"r": 4, "lora_alpha": 8},
+        "aflora": {"projection_scope": "all"},
+        "adalora": {"init_r": 4},
+        "elora": {"r": 4},
+    },
 }
 
-# PEFT's tests want every factor to have moved by 1e-4 after three steps, and learn faster for
-# those of its own methods that have not. Four factors that start at 0.02 have not either, on so small a model.
+# PEFT's tests learn faster for those of its own methods that have not moved after three steps. Four factors that start
+# at 0.02 have not either, on so small a model.
 SLOW_STARTS: dict[tuple[str, str], dict[str, Any]] = {("lora2", "EmbConv1D"): {"lora_alpha": 20000}}
 
-# PEFT's tests skip by these names what most of its methods cannot do (layers of type Conv1D) or one of them cannot
-# (layers without a bias). Tapertune's can.
+# PEFT's tests skip by these names what many of its methods cannot do (layers of type Conv1D, gradient checkpointing in
+# DeBERTa) or one of them cannot (layers without a bias). Tapertune's can.
 MODEL_NAMES = {
     "peft-internal-testing/tiny-random-GPT2LMHeadModel": "tapertune/tiny-conv1d-decoder",
     "trl-internal-testing/tiny-random-LlamaForCausalLM": "tapertune/tiny-no-bias-decoder",
     "hf-internal-testing/tiny-random-Gemma3ForCausalLM": "tapertune/tiny-local-attention-decoder",
+    "peft-internal-testing/tiny-random-DebertaModel": "tapertune/tiny-disentangled-encoder",
+    "peft-internal-testing/tiny-random-DebertaV2Model": "tapertune/tiny-disentangled-encoder-v2",
 }
 
 
@@ -54,8 +64,8 @@ class Part:
     inline: dict[tuple[str, str], Callable[[str], list[Row]]] = dataclasses.field(default_factory=dict)
 
 
-def settings(method: str) -> dict[str, Any]:
-    return SETTINGS.get(method, {})
+def settings(models: str, method: str) -> dict[str, Any]:
+    return SETTINGS[models].get(method, {})
 
 
 def custom(method: str) -> list[Row]:
@@ -71,12 +81,12 @@ def custom(method: str) -> list[Row]:
     ]
     title, row = METHODS[method].title, config_class(method)
     own = {name: {**kw, **SLOW_STARTS.get((method, model), {})} for name, model, kw in shapes}
-    return [(f"{name} {title}", model, row, {**settings(method), **own[name]}) for name, model, _ in shapes]
+    return [(f"{name} {title}", model, row, {**settings("custom", method), **own[name]}) for name, model, _ in shapes]
 
 
 def multiple(method: str) -> list[Row]:
     row, cls = METHODS[method], config_class(method)
-    base = {**settings(method), "init_weights": False}
+    base = {**settings("custom", method), "init_weights": False}
     lin0, lin1 = ({**base, "target_modules": [name]} for name in ("lin0", "lin1"))
     return [
         (f"{row.title} Same", row.peft_name, cls, lin0, lin0),
@@ -87,8 +97,8 @@ def multiple(method: str) -> list[Row]:
 @functools.cache
 def _with_settings(method: str) -> type[ChainConfig]:
     """The method's config class with ``SETTINGS`` for defaults: some tests call it with target modules alone."""
-    base = config_class(method)
-    fields = [(name, Any, dataclasses.field(default=value)) for name, value in settings(method).items()]
+    base, own = config_class(method), settings("custom", method)
+    fields = [(name, Any, dataclasses.field(default=value)) for name, value in own.items()]
     cls = dataclasses.make_dataclass(base.__name__, fields, bases=(base,))
     cls.__module__, cls.__qualname__ = __name__, f"_{method}"
     globals()[cls.__qualname__] = cls  # where pickle looks for it
@@ -96,11 +106,11 @@ def _with_settings(method: str) -> type[ChainConfig]:
 
 
 def classes(method: str) -> list[Row]:
-    return [_with_settings(method) if settings(method) else config_class(method)]
+    return [_with_settings(method) if settings("custom", method) else config_class(method)]
 
 
 def configs(method: str) -> list[Row]:
-    return [config_class(method)(**settings(method), target_modules=["lin0"], init_weights=False)]
+    return [config_class(method)(**settings("custom", method), target_modules=["lin0"], init_weights=False)]
 
 
 def of_task(task: str) -> Callable[[str], list[Row]]:
@@ -108,13 +118,14 @@ def of_task(task: str) -> Callable[[str], list[Row]]:
 
     def rows(method: str) -> list[Row]:
         own = {"task_type": task, "target_modules": None, "dropout": 0.05}
-        return [(config_class(method), {**settings(method), **own})]
+        return [(config_class(method), {**settings("transformers", method), **own})]
 
     return rows
 
 
 def quantized(method: str) -> list[Row]:
-    return [(config_class(method), {**settings(method), "target_modules": ["q_proj", "v_proj"]})]
+    """Rows for the tests on quantised bases, which neither train nor convert: a method's defaults."""
+    return [(config_class(method), {"target_modules": ["q_proj", "v_proj"]})]
 
 
 PARTS: dict[str, Part] = {

@@ -87,9 +87,9 @@ def _build(name: str) -> hf.PreTrainedModel:
             return hf.BertModel(hf.BertConfig(**_BERT))
         case "tiny-random-RobertaModel":
             return hf.RobertaModel(hf.RobertaConfig(**_BERT))
-        case "tiny-random-DebertaModel":
+        case "tiny-disentangled-encoder":
             return hf.DebertaModel(hf.DebertaConfig(**_BERT))
-        case "tiny-random-DebertaV2Model":
+        case "tiny-disentangled-encoder-v2":
             return hf.DebertaV2Model(hf.DebertaV2Config(**_BERT))
         case "tiny-random-BertForSequenceClassification":
             return hf.BertForSequenceClassification(hf.BertConfig(**_BERT))
