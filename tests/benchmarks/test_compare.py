@@ -1,0 +1,138 @@
+"""The comparison's choices, its tables and its resumption, on a handful of made-up records."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapertune.errors import TapertuneError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RATES = (1e-4, 1e-3, 1e-2)
+GRIDS = {"lora": RATES, "full": RATES, "aflora": RATES}
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports a script's module; they find each other in their own folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def record(method: str, rate: float, seed: int, selection: float | None, test: float | None, **others: Any) -> Any:
+    counts = {"start": 1000, "average": 600.4, "end": 200} if method == "aflora" else dict.fromkeys(
+        ("start", "average", "end"), 1000
+    )  # fmt: skip
+    made = {"task": "rte", "method": method, "rate": rate, "seed": seed, "selection": selection, "test": test}
+    return {**made, "parameters": counts, "flops": 2e12, "train_cpu_seconds": 10.0 * seed, **others}
+
+
+def lora_records() -> list[Any]:
+    grid = [record("lora", rate, 1, *scores) for rate, scores in zip(RATES, [(0.5, 0.9), (0.7, 0.6), (None, None)],
+                                                                     strict=True)]  # fmt: skip
+    return [*grid, record("lora", 1e-3, 2, 0.2, 0.61), record("lora", 1e-3, 3, 0.1, 0.65)]
+
+
+def test_the_rate_is_chosen_by_the_selection_score_and_never_by_the_test(module: Any) -> None:
+    table = module("compare_table")
+    assert table.chosen_rate(lora_records(), "rte", "lora", RATES) == 1e-3  # tests best at 1e-4, where 0.9 is
+    assert table.chosen_rate(lora_records()[:2], "rte", "lora", RATES) is None  # the grid is not complete
+    even = [record("full", rate, 1, 0.5, rate) for rate in reversed(RATES)]
+    assert table.chosen_rate(even, "rte", "full", RATES) == 1e-4
+    later = [*even, record("full", 1e-2, 2, 0.99, 0.99)]  # another seed's selection score says nothing
+    assert table.chosen_rate(later, "rte", "full", RATES) == 1e-4
+
+
+def test_a_diverged_run_is_never_chosen(module: Any) -> None:
+    table = module("compare_table")
+    bad = [record("lora", rate, 1, None, None) for rate in RATES]
+    assert table.chosen_rate(bad, "rte", "lora", RATES) is None
+    assert table.runs_left(bad, "rte", "lora", RATES) == []
+    assert "| all diverged |" in table.overview(bad, ["rte"], {"lora": RATES})
+
+
+def test_what_is_recorded_is_not_run_again(module: Any, tmp_path: Path) -> None:
+    table, runs = module("compare_table"), module("compare_runs")
+    file, made = tmp_path / "results" / "runs.jsonl", lora_records()
+    order = []
+    while left := table.runs_left(table.read_records(file), "rte", "lora", RATES):
+        order.append((left[0].rate, left[0].seed))
+        (found,) = [one for one in made if table.run_of(one) == left[0]]
+        runs.append(file, found)
+    assert order == [(1e-4, 1), (1e-3, 1), (1e-2, 1), (1e-3, 2), (1e-3, 3)]
+    assert table.read_records(file) == made
+    assert len(table.runs_left(made, "rte", "full", RATES)) == 3  # another method's records do not count
+    assert len(table.runs_left(made, "sst2", "lora", RATES)) == 3
+
+
+def test_records_of_other_sizes_are_left_aside(module: Any) -> None:
+    runs = module("compare_runs")
+    sizes = dict(vars(runs.TASKS["rte"]))
+    new, old = record("lora", 1e-3, 1, 0.5, 0.5, sizes=sizes), record("lora", 1e-3, 1, 0.9, 0.9, sizes={"train": 1})
+    assert runs.of_these_sizes([old, new]) == [new]
+
+
+def test_the_tables_are_exact(module: Any) -> None:
+    table = module("compare_table")
+    aflora = [record("aflora", rate, 1, 0.5 + rate, 0.5) for rate in RATES]
+    records = [*lora_records(), *aflora, record("full", 1e-4, 1, 0.5, 0.5)]
+    assert table.overview(records, ["rte", "sst2"], GRIDS) == (
+        "| method | rte |\n| --- | --- |\n| lora | 62.0 ± 2.6 |\n| full | not run |\n| aflora | 50.0 (1 of 3 seeds) |\n"
+    )
+    assert table.details(records, "sst2", GRIDS) == "Not run yet.\n"
+    assert table.details(records, "rte", GRIDS).splitlines()[2:] == [
+        "| lora | 1e-4: 50.0, 1e-3: 70.0, 1e-2: diverged | 1e-3 | 62.0 ± 2.6 | 1,000 | 2.00 | 20 |",
+        "| full | 1e-4: 50.0, 1e-3: not run, 1e-2: not run |  | not run |  |  |  |",
+        "| aflora | 1e-4: 50.0, 1e-3: 50.1, 1e-2: 51.0 | 1e-2 | 50.0 (1 of 3 seeds) | 1,000, 600, 200 | 2.00 | 10 |",
+    ]
+
+
+def test_the_arithmetic_table_is_exact(module: Any) -> None:
+    table = module("compare_arithmetic").arithmetic_table
+    scores = {"metrics": {"loss": 1.2344, "answer_accuracy": 0.25}, "interval": [0.1, 0.4]}
+    trained = {"rate": 1e-3, "parameters": {"start": 9, "average": 9.0, "end": 9}, "flops": 1e12}
+    rows = table([{"method": "untrained", **scores}, {"method": "lora", **scores, **trained, "train_cpu_seconds": 5}])
+    assert rows.splitlines()[2:] == [
+        "| untrained |  | 1.234 | 25.0 (10.0 to 40.0) | 0 |  |  |",
+        "| lora | 1e-3 | 1.234 | 25.0 (10.0 to 40.0) | 9 | 1.00 | 5 |",
+        "| aflora |  |  | not run |  |  |  |",
+    ]
+
+
+def test_samples_share_no_text_with_each_other_or_the_test(module: Any) -> None:
+    draw = module("compare_runs").draw
+    rows = [{"a": str(number % 40), "label": number} for number in range(80)]  # every text twice
+    train, selection = draw(rows, ["a"], [{"a": "7"}], [20, 19])
+    texts = [row["a"] for row in [*train, *selection]]
+    assert (len(train), len(selection)) == (20, 19)
+    assert len(set(texts)) == 39 and "7" not in texts
+    assert draw(rows, ["a"], [{"a": "7"}], [20, 19]) == [train, selection]
+    with pytest.raises(TapertuneError, match="39 training rows can be drawn; 40 are needed"):
+        draw(rows, ["a"], [{"a": "7"}], [20, 20])
+
+
+def test_every_cell_has_a_recipe_and_a_rate_from_its_grid(module: Any, tmp_path: Path) -> None:
+    table, runs = module("compare_table"), module("compare_runs")
+    files = (tmp_path / "train.jsonl", tmp_path / "selection.jsonl")
+    for task, sizes in runs.TASKS.items():
+        for method, rates in runs.GRIDS.items():
+            assert len(rates) == 3
+            run = table.Run(task=task, method=method, rate=rates[1], seed=2)
+            settings = runs.settings_of(run, files, tmp_path)
+            assert (settings.method.name, settings.task.name, settings.seed) == (method, task, 2)
+            assert settings.training["learning_rate"] == rates[1]
+            assert settings.task.max_length == sizes.max_length
+
+
+def test_the_page_is_filled_between_its_markers(module: Any) -> None:
+    compare = module("compare")
+    text = "a\n<!-- rte:start -->\nold\n<!-- rte:end -->\nb"
+    assert compare.filled(text, "rte", "new\n") == "a\n<!-- rte:start -->\n\nnew\n\n<!-- rte:end -->\nb"
+    with pytest.raises(AssertionError, match="two markers of sst2"):
+        compare.filled(text, "sst2", "new\n")
+    with pytest.raises(TapertuneError, match="--shard"):
+        compare.shard("2/2")
