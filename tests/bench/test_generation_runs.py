@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tasks.tiny_text import TEMPLATE, bart, llama, tokenizer
+from bench.tiny_written import settings, write
+from tasks.tiny_text import bart, llama
 
 from tapertune.bench.runner import run
-from tapertune.bench.settings import check_settings
 from tapertune.errors import TapertuneError
-
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
-
-
-def write(root: Path, model: Any, *, chat: bool = False) -> None:
-    model.save_pretrained(root / "model")
-    tokenizer(chat=TEMPLATE if chat else None, end="<|end|>" if chat else "</s>").save_pretrained(root / "model")
-    for name, step in (("train", 1), ("validation", 2)):
-        rows = []
-        for number in range(24):
-            first, second = NUMBERS[number % 8], NUMBERS[(number * step + 1) % 8]
-            row = {"prompt": f"the sum of {first} and {second} is", "completion": f"{second} apples"}
-            messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
-            rows.append(json.dumps({**row, "messages": messages}) + "\n")
-        (root / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
-
-
-def settings(root: Path, method: str, task: dict[str, Any]) -> Any:
-    generation = {"max_new_tokens": 4, **task.pop("generation", {})}
-    adapter = {"r": 2, "target_modules": ["q_proj", "v_proj"]} if method not in ("full", "head") else {}
-    return check_settings(
-        {
-            "model": str(root / "model"),
-            "task": {"train": str(root / "train.jsonl"), "validation": str(root / "validation.jsonl"),
-                     "max_length": 24, "generation": generation, **task},
-            "method": {"name": method, **adapter},
-            "training": {"learning_rate": 2e-2, "per_device_train_batch_size": 8, "max_steps": 12,
-                         "save_strategy": "no", "eval_strategy": "no", "logging_steps": 4, "warmup_steps": 0},
-            "output_dir": str(root / "run"),
-        }
-    )  # fmt: skip
+from tapertune.tasks.counts import Counts
 
 
 @pytest.mark.parametrize(
@@ -93,6 +64,83 @@ def test_a_saved_adapter_answers_as_the_run_did(tmp_path: Path) -> None:
     predicted = kind.predict(task, Forward(model=model, tokenizer=reader, batch_size=64), encoded)
     scores = kind.score(task, predicted, examples)
     assert {**scores.metrics, "loss": predicted.loss} == pytest.approx(record["metrics"], abs=1e-6)
+
+
+LONG = {"prompt": "the sum of one and two is", "completion": "three " * 30}
+
+
+def add(root: Path, split: str, rows: list[dict[str, Any]]) -> Path:
+    path = root / f"{split}.jsonl"
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_that_do_not_fit_are_counted_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stream: bool
+) -> None:
+    write(tmp_path, llama())
+    train, validation = add(tmp_path, "train", [LONG] * 3), add(tmp_path, "validation", [LONG] * 2)
+    record = run(settings(tmp_path, "lora", {"name": "prompt_completion", "stream": stream}))
+    fit = "prompt and answer together do not fit into task.max_length (24 tokens)"
+    told = capsys.readouterr().err.splitlines()
+    assert f"note: {validation}: 2 of 26 rows count for the score but not for the loss: {fit}" in told
+    counts = record["rows"]["train"]
+    if stream:
+        assert counts["rows"] >= 12 * 8 and counts["left_out"] == 3 * (counts["rows"] // 27)
+    else:
+        assert f"note: {train}: 3 of 27 rows were left out of training: {fit}" in told
+        assert counts == asdict(Counts(rows=27, left_out=3))
+        assert json.loads((tmp_path / "run" / "all_results.json").read_text())["train_samples"] == 24
+    assert record["rows"]["validation"]["left_out"] == 2 and record["score"]["count"] == 26
+
+
+def test_answers_are_cut_only_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, bart())
+    train = add(tmp_path, "train", [LONG])
+    task = {"name": "prompt_completion", "kind": "seq2seq", "max_answer_length": 8, "cut_answers": True}
+    record = run(settings(tmp_path, "lora", task))
+    assert record["rows"]["train"] == asdict(Counts(rows=25, answers_cut=1))
+    longer = "they are longer than task.max_answer_length (8 tokens)"
+    assert f"note: {train}: 1 of 25 answers were cut: {longer}" in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("model", "task", "reason"),
+    [
+        (llama, {"max_length": 6}, r"prompt and answer together do not fit into task.max_length \(6 tokens\)"),
+        (bart, {"kind": "seq2seq", "max_answer_length": 2}, r"longer than task.max_answer_length \(2 tokens\); task"),
+    ],
+)
+def test_where_no_answer_fits_nothing_is_written(
+    tmp_path: Path, model: Any, task: dict[str, Any], reason: str, stream: bool
+) -> None:
+    write(tmp_path, model())
+    with pytest.raises(TapertuneError, match=f"train.jsonl: none of 24 rows can be trained on: .*{reason}"):
+        run(settings(tmp_path, "lora", {"name": "prompt_completion", "stream": stream, **task}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_answered_by_a_letter_are_trained_on(tmp_path: Path) -> None:
+    write(tmp_path, llama())
+    letter = {"instruction": "one and two", "input": "", "output": "the sum is 3. (C)", "answer": "C"}
+    number = {"instruction": "three and four", "input": "", "output": "the sum is 7.", "answer": "7.0"}
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.json").write_text(json.dumps([letter, number] * 6))
+    (tmp_path / "test_addsub.json").write_text(json.dumps([number] * 6))
+    made = settings(tmp_path, "lora", {"name": "math_instruct", "format": "plain"})
+    made.task.train = made.task.validation = None
+    made.task.data = str(tmp_path)
+    record = run(made)
+    assert record["rows"] == {"train": asdict(Counts(rows=12)), "test_addsub": asdict(Counts(rows=6))}
+
+
+def test_an_evaluation_without_a_loss(tmp_path: Path) -> None:
+    write(tmp_path, llama())
+    (tmp_path / "validation.jsonl").write_text(json.dumps(LONG) + "\n", encoding="utf-8")
+    record = run(settings(tmp_path, "lora", {"name": "prompt_completion"}))
+    assert list(record["metrics"]) == ["exact_match", "rougeL"]
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from bench.tiny_run import raw_settings
+from tasks import tiny_text
 
 from tapertune.bench import models
+from tapertune.bench.evaluation import evaluate
+from tapertune.bench.runner import run
 from tapertune.bench.settings import check_settings
 from tapertune.errors import TapertuneError
 from tapertune.tasks import TASKS
@@ -45,8 +49,6 @@ def test_settings_may_name_the_modules_to_save(shared_root: Path) -> None:
 
 
 def test_a_checkpoint_without_its_body_is_refused(shared_root: Path, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(shared_root / "model", tmp_path / "model")
@@ -58,6 +60,87 @@ def test_a_checkpoint_without_its_body_is_refused(shared_root: Path, tmp_path: P
         TapertuneError, match=r"lack weights of its body, such as 'bert.encoder.layer.1.output.dense.weight'"
     ):
         models.build(settings, TASKS["sst2"])
+
+
+def without(shared_root: Path, folder: Path, *names: str) -> str:
+    shutil.copytree(shared_root / "model", folder, ignore=shutil.ignore_patterns(*names))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("*",), "the folder holds no config.json"),
+        (("tokenizer*",), "it has no tokenizer files, such as tokenizer.json"),
+        (("*.safetensors",), "Error no file named model.safetensors"),
+    ],
+)
+def test_a_folder_without_its_files_is_refused(
+    shared_root: Path, tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    folder = without(shared_root, tmp_path / "model", *names)
+    with pytest.raises(TapertuneError) as caught:
+        models.build(check_settings(raw_settings(shared_root, model=folder)), TASKS["sst2"])
+    assert str(caught.value).startswith(f"cannot load model {folder!r}: {message}")
+
+
+def test_damaged_weights_are_refused(shared_root: Path, tmp_path: Path) -> None:
+    folder = without(shared_root, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(TapertuneError, match=r"cannot load model .*deserializing header"):
+        models.build(check_settings(raw_settings(shared_root, model=folder)), TASKS["sst2"])
+
+
+def test_no_folder_and_not_on_the_hub(shared_root: Path) -> None:
+    with pytest.raises(TapertuneError, match="'nowhere': there is no such folder, and as a name on the hub: "):
+        models.build(check_settings(raw_settings(shared_root, model="nowhere")), TASKS["sst2"])
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "message"),
+    [
+        ("llama", "samsum", "such as BART or T5, and llama is none: for a decoder set task.kind to causal_lm"),
+        ("bart", "gsm8k", "bart is an encoder-decoder: set task.kind to seq2seq"),
+        ("bert", "gsm8k", "bert is an encoder: use a decoder, such as Llama or smollm2"),
+        ("bart", "token_classification", r"no token_classification model of .*needs an encoder, such as BERT"),
+    ],
+)
+def test_a_model_of_another_kind_is_told_what_fits(
+    shared_root: Path, tmp_path: Path, model: str, task: str, message: str
+) -> None:
+    folder = shared_root / "model"
+    if model != "bert":
+        folder = tmp_path / "model"
+        getattr(tiny_text, model)().save_pretrained(folder)
+        tiny_text.tokenizer().save_pretrained(folder)
+    wanted = {"name": task, "max_length": 16}
+    settings = check_settings(raw_settings(shared_root, "lora", model=str(folder), task=wanted))
+    with pytest.raises(TapertuneError, match=message) as caught:
+        models.build(settings, settings.task.declaration())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_decoder_without_a_padding_token_classifies_alike_alone_and_in_a_batch(root: Path) -> None:
+    model, tokenizer = tiny_text.llama(), tiny_text.tokenizer()
+    model.config.pad_token_id, tokenizer.pad_token = None, None
+    model.save_pretrained(root / "decoder")
+    tokenizer.save_pretrained(root / "decoder")
+    raw = raw_settings(root, "lora", model=str(root / "decoder"), training__max_steps=2)
+    run(check_settings(raw))
+    found = [
+        evaluate(root / "run", batch_size=size, start=lambda rows: lambda done: None)[1]["validation"].metrics
+        for size in (1, 16)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_a_tokenizer_without_padding_and_end_is_refused(shared_root: Path, tmp_path: Path) -> None:
+    tokenizer = tiny_text.tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tiny_text.llama().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(TapertuneError, match="neither a padding nor an end token"):
+        models.build(check_settings(raw_settings(shared_root, model=str(tmp_path))), TASKS["sst2"])
 
 
 def test_the_classifier_has_the_tasks_labels(shared_root: Path) -> None:

@@ -218,6 +218,14 @@ def test_what_cannot_run_writes_nothing(root: Path, changes: dict[str, Any], mes
     assert not (root / "run").exists()
 
 
+def test_a_folder_that_cannot_be_made(root: Path) -> None:
+    (root / "file").write_text("mine")
+    for folder in (root / "file", root / "file" / "run" / "deeper"):
+        with pytest.raises(TapertuneError, match=r"output_dir is .* and '.*file' is a file"):
+            go(root, output_dir=str(folder))
+    assert (root / "file").read_text() == "mine"
+
+
 def test_a_failed_run_says_so(root: Path) -> None:
     class Fail(Display):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from bench.tiny_run import raw_settings
 
 from tapertune.bench.display import LineDisplay
 from tapertune.bench.runner import run
 from tapertune.bench.settings import check_settings
-from tapertune.bench.trainer import Checkpointing, Clock, Costs, load_costs, timeless, total_steps
+from tapertune.bench.trainer import Checkpointing, Clock, Costs, load_costs, total_steps
+from tapertune.integrations.loop import bare_optimizer
 
 
 def test_the_head_has_its_own_rate_and_decay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +33,17 @@ def test_the_head_has_its_own_rate_and_decay(root: Path, monkeypatch: pytest.Mon
         (0.02, 0.1, 2),  # weights of pooler and classifier
         (0.02, 0.0, 2),  # their biases
     ]
+
+
+@pytest.mark.parametrize(("chosen", "fused"), [(None, True), ("adamw_torch", False)])
+def test_the_optimizer_is_fused_unless_another_is_chosen(
+    root: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None, fused: bool
+) -> None:
+    seen: list[torch.optim.Optimizer] = []
+    monkeypatch.setattr(Clock, "on_train_end", lambda *_, **kwargs: seen.append(bare_optimizer(kwargs["optimizer"])))
+    extra = {} if chosen is None else {"training__optim": chosen}
+    run(check_settings(raw_settings(root, "lora", training__max_steps=1, **extra)))
+    assert type(seen[0]) is torch.optim.AdamW and bool(seen[0].defaults["fused"]) is fused
 
 
 def test_an_interrupt_waits_for_the_checkpoint(tmp_path: Path) -> None:
@@ -65,11 +78,6 @@ def test_steps_are_counted_as_trainer_counts(
         per_device_train_batch_size=8, gradient_accumulation_steps=accumulate, num_train_epochs=epochs, max_steps=steps
     )
     assert total_steps(args, rows) == expected
-
-
-def test_clock_times_are_no_events() -> None:
-    metrics = {"eval_loss": 1.0, "eval_runtime": 2.0, "eval_samples_per_second": 3.0, "epoch": 1.0, "eval_f1": 0.5}
-    assert timeless(metrics) == {"loss": 1.0, "f1": 0.5}
 
 
 def test_plain_lines_say_how_a_run_goes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

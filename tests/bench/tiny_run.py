@@ -10,7 +10,7 @@ from typing import Any
 WORDS = ("good", "bad", "tea", "rain", "the", "a", "very", "not", "warm", "cold")
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, width: int = 16) -> Path:
     """A BERT body with random weights (no pooler, no classifier) and a tokenizer of whole words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -28,10 +28,10 @@ def write_model(folder: Path) -> Path:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=16,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=2 * width,
         max_position_embeddings=32,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)

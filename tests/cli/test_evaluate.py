@@ -20,6 +20,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("evaluate")
     write_model(root / "model")
     write_data(root / "data")
+    (root / "mnli.json").write_text('[{"premise": "a", "hypothesis": "b", "label": 2}]')
+    answers = {"text": ["tea"], "answer_start": [0]}
+    (root / "squad.json").write_text(json.dumps([{"question": "good", "context": "tea", "answers": answers}]))
     return root
 
 
@@ -147,6 +150,20 @@ def test_rows_that_cannot_be_used_stop_it_or_are_named(cli: Any, adapter: Path, 
         (["evaluate", "run-adapter", "--data", "nowhere"], "no such data folder: 'nowhere'"),
         (["predict", "run-adapter", "data/train.jsonl", "--out", "x.txt"], "must end in .jsonl or .csv"),
         (["predict", "run-adapter", "data/train.jsonl", "--out", "no/x.csv"], "there is no folder 'no'"),
+        (
+            ["evaluate", "run-adapter", "--task", "squad", "--task.validation", "squad.json", "--task.max_length", 16],
+            "was trained for SEQ_CLS; task 'squad' is QUESTION_ANS",
+        ),
+        (
+            ["evaluate", "run-adapter", "--task", "mnli", "--task.validation", "mnli.json", "--task.max_length", 16],
+            "was trained on 2 classes (negative, positive); task 'mnli' has 3",
+        ),
+        (["evaluate", "run-adapter", "--out", "no/x.json"], "there is no folder 'no'"),
+        (["evaluate", "run-adapter", "--out", "data"], "--out is 'data', which cannot be written to"),
+        (
+            ["predict", "run-adapter", "data/train.jsonl", "--out", "data/train.jsonl"],
+            "the file with the rows: name",
+        ),
         (["predict", "run-adapter", "data/none.jsonl", "--out", "x.csv"], "no such file: 'data/none.jsonl'"),
     ],
 )

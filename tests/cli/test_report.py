@@ -62,6 +62,20 @@ def test_several_runs_are_compared(cli: Any, runs: list[Path], format: str) -> N
     assert Path(f"comparison.{format}").read_bytes().lower().startswith(MAGIC[format].lower())
 
 
+@pytest.mark.parametrize("kind", ["heatmap", "freezing", "curves"])
+def test_a_figure_has_a_kind(cli: Any, runs: list[Path], kind: str) -> None:
+    done = cli("report", runs[0], "--format", "svg", "--kind", kind)
+    assert (done.code, done.out) == (0, f"{runs[0] / kind}.svg\n"), done.err
+    text = (runs[0] / f"{kind}.svg").read_text(encoding="utf-8")
+    assert ("<!-- trainable parameters -->" in text) is (kind == "curves")
+
+
+def test_a_heatmap_is_of_one_run(cli: Any, runs: list[Path]) -> None:
+    done = cli("report", *runs, "--format", "png", "--kind", "freezing")
+    assert (done.code, done.err) == (2, "error: kind freezing is of one run, not of 2: curves compares several\n")
+    assert not Path("comparison.png").exists()
+
+
 def test_html_is_the_default(cli: Any, runs: list[Path]) -> None:
     assert cli("report", runs[0]).code == 0
     assert (runs[0] / "report.html").is_file()
@@ -78,6 +92,9 @@ def test_suffix_of_out_decides(cli: Any, runs: list[Path]) -> None:
         (["--out", "x.docx"], "unknown suffix of --out '.docx'"),
         (["--out", "x.png", "--format", "svg"], "--format is svg, but --out 'x.png' ends in .png"),
         (["--format", "gif"], "gif"),
+        (["--format", "png", "--kind", "curve"], "unknown kind of a figure 'curve': did you mean 'curves'? Allowed: "),
+        (["--format", "png", "--kind", "ranks"], "no rank could be pruned in this run, so there is no heatmap to draw"),
+        (["--kind", "ranks"], "--kind is of a figure, and the report is html: add --format png, svg or pdf"),
     ],
 )
 def test_formats_that_cannot_be(cli: Any, runs: list[Path], arguments: list[str], message: str) -> None:

@@ -40,6 +40,17 @@ def test_what_is_read_back_is_what_was_made(tokenizer: Any, folder: Path, monkey
     assert direct.truncated > 0
 
 
+def test_rows_left_out_are_known_when_read_back(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task: Any = replace(TASKS["squad"], stride=1, max_question=2)  # pyright: ignore[reportCallIssue]
+    contexts = ["tea", "tea " * 19 + "tea", "rain"] * 4
+    examples = [{"question": "good", "context": text, "golds": [text], "start": 0} for text in contexts]
+    made = cache.encode_cached(task, examples, tokenizer, 12)
+    monkeypatch.setattr(cache, "encode", None)  # is not called
+    kept = cache.encode_cached(task, examples, tokenizer, 12)
+    assert (kept.rows, kept.owners, kept.left_out) == (made.rows, made.owners, made.left_out)
+    assert made.left_out == 4
+
+
 def test_numbers_stay_numbers(tokenizer: Any) -> None:
     task = TASKS["stsb"]
     examples = [{"texts": ["a", "b"], "label": n / 19} for n in range(20)]

@@ -24,7 +24,7 @@ def test_json_lines_keep_their_line_numbers(tmp_path: Path) -> None:
 def test_csv_rows_are_known_by_the_line_they_start_at(tmp_path: Path) -> None:
     content = 'text,label\n"two\nlines",1\nlast,0\n'.encode("utf-8-sig")
     (tmp_path / "a.csv").write_bytes(content)
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(content, mtime=0))
     for name in ("a.csv", "a.csv.gz"):
         rows = [(2, {"text": "two\nlines", "label": "1"}), (4, {"text": "last", "label": "0"})]
         assert list(open_table(tmp_path / name).read()) == rows
@@ -44,14 +44,21 @@ def test_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"x", r"cannot read '.*a.txt': its name must end in .jsonl, .jsonl.gz, .csv, .csv.gz, .parquet"),
+        ("a.txt", b"x", r"cannot read '.*a.txt': its name must end in .jsonl, .jsonl.gz, .json, .json.gz, .csv, "),
         ("a.jsonl", None, "no such file: '.*a.jsonl'"),
         ("a.jsonl", b"", "a.jsonl is empty: it holds no rows"),
         ("a.csv", b"text,label\n", "a.csv is empty"),
         ("a.jsonl", b'{"a": \n', r"a.jsonl, line 1: not JSON: Expecting value \(column 7\)"),
         ("a.jsonl.gz", b"no gzip", "cannot read '.*a.jsonl.gz': Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n')[:-9], "cannot read '.*a.jsonl.gz'"),
-        ("a.csv", b"a,b\n1,\xff\n", "a.csv, line 2: not UTF-8 text"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n', mtime=0)[:-9], "cannot read '.*a.jsonl.gz'"),
+        ("a.csv", b"a,b\n1,\xff\n", "a.csv, line 2: not UTF-8 text: save the file in that encoding"),
+        ("a.csv", b"a;b\n1;2\n", "a.csv, line 1: columns must be set apart by commas; here it seems to be ';'"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "a.csv, line 1: two columns are called 'a'"),
+        (
+            "a.jsonl",
+            b'[{"a": 1}]',
+            "it must be a JSON object, .*; a list of rows is read from a file that ends in .json",
+        ),
         ("a.csv", b'a,b\n1,"2', "a.csv, line 2: not CSV: unexpected end of data"),
         ("a.parquet", b"nothing", "cannot read '.*a.parquet'"),
     ],
@@ -70,7 +77,7 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes | None, m
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"a": 1}\n{"a": \n{"a": 2}', r"not JSON: Expecting value (column 7)"),
-        ("a.jsonl", b'{"a": 1}\n[1]\n{"a": 2}', "it must be a JSON object, with a field a column"),
+        ("a.jsonl", b'{"a": 1}\n7\n{"a": 2}', "it must be a JSON object, with a field a column"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n{"a": 2}', "not UTF-8 text"),
         ("a.csv", b"a\n1\n1,2\n2\n", "more fields than the header has columns"),
     ],

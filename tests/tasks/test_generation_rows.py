@@ -124,7 +124,7 @@ def test_a_decoders_training_rows() -> None:
     found = CAUSAL.encode(TASK, rows(TASK, ("one and", "two"), ("one " * 30, "two"), ("one", "two " * 30)), made, 20,
                           train=True)  # fmt: skip
     assert found.owners == [0, 1]  # the third answer does not fit
-    assert found.truncated == 1
+    assert (found.truncated, found.left_out, found.answers_cut) == (1, 1, 0)
     assert found.rows[0]["labels"] == [-100] * 3 + made("two </s>", add_special_tokens=False)["input_ids"]
     assert [len(row["input_ids"]) for row in found.rows] == [5, 20]
 
@@ -140,10 +140,11 @@ def test_a_decoders_evaluation_rows() -> None:
     examples = rows(TASK, ("one and", "two"), ("one", "two " * 30))
     found = CAUSAL.encode(TASK, examples, made, 20, train=False)
     assert [made.decode(row["input_ids"]) for row in found.rows] == ["<s> one and", "<s> one"]
-    assert found.owners == [0, 1] and found.truncated == 0
+    assert found.owners == [0, 1] and (found.truncated, found.left_out) == (0, 1)
     assert [extra is None for extra in found.extras] == [False, True]  # loss is computed where the answer fits
     bare = [{"instruction": "one", "context": ""}]
-    assert CAUSAL.encode(TASK, bare, made, 20, train=False).extras == [None]
+    unanswered = CAUSAL.encode(TASK, bare, made, 20, train=False)
+    assert unanswered.extras == [None] and unanswered.left_out == 0
 
 
 def test_an_encoder_decoders_rows() -> None:
@@ -153,9 +154,9 @@ def test_an_encoder_decoders_rows() -> None:
     found = SEQ2SEQ.encode(task, examples, made, 4, train=True)
     assert [made.decode(row["input_ids"]) for row in found.rows] == ["one and two </s>", "one two three </s>"]
     assert [made.decode(row["labels"]) for row in found.rows] == ["two </s>", "two </s>"]
-    assert found.owners == [0, 1] and found.truncated == 1
+    assert found.owners == [0, 1] and (found.truncated, found.left_out) == (1, 1)
     evaluated = SEQ2SEQ.encode(task, examples, made, 4, train=False)
-    assert len(evaluated) == 3 and evaluated.extras[2] is None
+    assert len(evaluated) == 3 and evaluated.extras[2] is None and evaluated.left_out == 1
 
 
 def test_an_encoder_decoders_long_answers_are_cut_if_asked_for() -> None:
@@ -163,7 +164,7 @@ def test_an_encoder_decoders_long_answers_are_cut_if_asked_for() -> None:
     task = dataclasses.replace(TASK, kind="seq2seq", max_answer_length=4, cut_answers=True)
     found = SEQ2SEQ.encode(task, rows(task, ("one", "two three four five six")), made, 8, train=True)
     assert made.decode(found.rows[0]["labels"]) == "two three four </s>"
-    assert found.truncated == 1
+    assert (found.truncated, found.answers_cut, found.left_out) == (0, 1, 0)
 
 
 def test_where_nothing_fits_there_are_no_rows() -> None:

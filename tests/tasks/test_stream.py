@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from torch.utils.data import DataLoader
 
 from tapertune.errors import TapertuneError
 from tapertune.tasks import TASKS
+from tapertune.tasks.counts import Counts
 from tapertune.tasks.files import open_table
 from tapertune.tasks.stream import Stream
 
-TASK = TASKS["sst2"]
+TASK = replace(TASKS["sst2"], max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def write(path: Path, count: int, bad: tuple[int, ...] = ()) -> Path:
 
 
 def stream(tokenizer: Any, path: Path, **changes: Any) -> Stream:
-    return Stream(TASK, open_table(path), tokenizer, 16, **{"batch": 4, "seed": 1, **changes})
+    return Stream(TASK, open_table(path), tokenizer, **{"batch": 4, "seed": 1, **changes})
 
 
 def batches(rows: Stream, workers: int) -> list[list[tuple[int, ...]]]:
@@ -72,8 +74,8 @@ def test_the_order_is_of_seed_and_pass(tokenizer: Any, tmp_path: Path) -> None:
 def test_bad_rows_are_counted_and_too_many_stop(tokenizer: Any, tmp_path: Path) -> None:
     few = stream(tokenizer, write(tmp_path / "a.jsonl", 1200, bad=(5, 700)))
     assert sum(map(len, batches(few, 0))) == 1198
-    assert (few.read, few.notes()) == (
-        1200,
+    assert (few.counts, few.notes()) == (
+        Counts(rows=1200, bad=2),
         [f"{tmp_path / 'a.jsonl'}: 2 of 1200 rows read cannot be used and were left out"],
     )
     many = write(tmp_path / "b.jsonl", 50, bad=(5, 7))
@@ -83,10 +85,39 @@ def test_bad_rows_are_counted_and_too_many_stop(tokenizer: Any, tmp_path: Path) 
 
 
 def test_cut_rows_are_told_also_from_a_worker(tokenizer: Any, tmp_path: Path) -> None:
-    rows = Stream(TASK, open_table(write(tmp_path / "a.jsonl", 40)), tokenizer, 4, batch=4, seed=1)
+    short = replace(TASK, max_length=4)
+    rows = Stream(short, open_table(write(tmp_path / "a.jsonl", 40)), tokenizer, batch=4, seed=1)
     batches(rows, 2)
     (note,) = rows.notes()
     assert note.endswith("40 of 40 rows were longer than task.max_length (4 tokens) and were cut")
+
+
+def questions(path: Path, contexts: list[str]) -> Any:
+    with path.open("w") as file:
+        for context in contexts:
+            answers = {"text": [context], "answer_start": [0]}
+            file.write(json.dumps({"question": "good", "context": context, "answers": answers}) + "\n")
+    return open_table(path)
+
+
+def test_rows_whose_answer_does_not_fit_are_told(tokenizer: Any, tmp_path: Path) -> None:
+    task: Any = replace(TASKS["squad"], max_length=12, max_question=2, stride=1)  # pyright: ignore[reportCallIssue]
+    table = questions(tmp_path / "a.jsonl", ["tea", "tea " * 19 + "tea", "rain"])
+    rows = Stream(task, table, tokenizer, batch=4, seed=1)
+    rows.check()
+    assert rows.counts == Counts(rows=0)  # nothing is counted before training
+    assert len(list(rows)) == 2
+    assert rows.counts == Counts(rows=3, left_out=1)
+    reason = "no window of task.max_length (12 tokens) holds their answer whole"
+    assert rows.notes() == [f"{table.name}: 1 of 3 rows were left out of training: {reason}"]
+
+
+def test_a_stream_of_which_nothing_fits_stops(tokenizer: Any, tmp_path: Path) -> None:
+    task: Any = replace(TASKS["squad"], max_length=12, max_question=2, stride=1)  # pyright: ignore[reportCallIssue]
+    table = questions(tmp_path / "a.jsonl", ["tea " * 19 + "tea"] * 70)
+    rows = Stream(task, table, tokenizer, batch=4, seed=1)
+    with pytest.raises(TapertuneError, match=r"a.jsonl: none of 70 rows can be trained on: no window of"):
+        rows.check()
 
 
 _TRAIN = """

@@ -40,15 +40,15 @@ def tokenizer(*, before: str = "<s> ", behind: str = "", chat: str | None = None
     return found
 
 
-def llama(seed: int = 0, positions: int = 128) -> Any:
+def llama(seed: int = 0, positions: int = 128, width: int = 32) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer()),
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=width,
+        intermediate_size=width * 2,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

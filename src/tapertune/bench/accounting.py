@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..events import Event
 from ..host.naming import layer_index
+from .quantized import weights
 from .results import Flops
 from .settings import BASELINES, RunSettings, adapter_config
 
@@ -77,8 +78,7 @@ def _linear_work(model: nn.Module, head: Sequence[str], length: int) -> dict[str
     def count(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             vectors = inputs[0].numel() // inputs[0].shape[-1]
-            weight: Any = module.weight
-            works[name] = works.get(name, 0.0) + 2.0 * weight.numel() * vectors
+            works[name] = works.get(name, 0.0) + 2.0 * weights(module) * vectors
 
         return hook
 

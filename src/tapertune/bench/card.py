@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import yaml
 
@@ -76,6 +77,10 @@ def _loading(record: Record, task: Task, base: str) -> str:
     keywords = ""
     if "num_labels" in (config := get_kind(task.kind).config(task)) or "id2label" in config:
         keywords = f", num_labels={config.get('num_labels') or len(task.labels)}"
+    imports = auto
+    if quantization := record.settings.get("quantization"):
+        imports += ", BitsAndBytesConfig"
+        keywords += f", quantization_config={_bits(quantization, record.settings['dtype'])}"
     note = (
         f"\n# The model predicts label / {task.scale:g}: multiply its output by {task.scale:g}."
         if task.scale != 1
@@ -84,7 +89,17 @@ def _loading(record: Record, task: Task, base: str) -> str:
     return (
         "import tapertune  # first: it makes the method known to PEFT\n"
         "from peft import PeftModel\n"
-        f"from transformers import {auto}\n\n"
+        f"from transformers import {imports}\n\n"
         f"base = {auto}.from_pretrained({json.dumps(base)}{keywords})\n"
         f'model = PeftModel.from_pretrained(base, "PATH OF THIS FOLDER").eval(){note}'
+    )
+
+
+def _bits(block: dict[str, Any], dtype: str) -> str:
+    """The base model's quantisation as Python has it; the adapter also goes with the whole model."""
+    if block["bits"] == 8:
+        return "BitsAndBytesConfig(load_in_8bit=True)"
+    return (
+        f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{block["type"]}", '
+        f'bnb_4bit_use_double_quant={block["double"]}, bnb_4bit_compute_dtype="{block["compute_dtype"] or dtype}")'
     )

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from .processes import is_first
+from .quantized import sizes
+
 Counts = Callable[[], tuple[int, int, int]]
 
 
@@ -38,7 +41,7 @@ class Display(TrainerCallback):
         """Ends the display."""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._all = sum(parameter.numel() for parameter in kwargs["model"].parameters())
+        self._all = sum(sizes(kwargs["model"]).values())
 
     def on_log(
         self,
@@ -108,6 +111,8 @@ class LineDisplay(Display):
 
 
 def display_for(name: str) -> Display:
-    """The display that suits the standard output."""
+    """The display that suits the standard output; one that shows nothing where another process shows the run."""
+    if not is_first():
+        return Display()
     console = Console()
     return LiveDisplay(name, console) if console.is_terminal and sys.stdout.isatty() else LineDisplay(name)

@@ -14,14 +14,17 @@ from typing import IO, Any
 from ..errors import TapertuneError
 from ..tasks import Task
 from ..tasks import data as rows_of
+from ..tasks.counts import Counts
+from ..tasks.counts import notes as notes_of
 from ..tasks.encode import encode
 from ..tasks.fields import BadField
 from ..tasks.files import Row, Table, open_table
 from ..tasks.kinds import Example, get_kind
-from ..tasks.stream import truncation_note
+from .blocks import TaskBlock
 from .measure import Measured, measure
 from .prepare import check_model_length, data_notes
-from .settings import TaskBlock, check_task
+from .processes import is_first
+from .settings import check_task
 from .trained import Folder, forward_with, load_trained, open_folder, task_of
 
 Progress = Callable[[int], None]
@@ -82,7 +85,7 @@ def evaluate(
         name: encode(chosen, split.examples, tokenizer, chosen.max_length, train=False)
         for name, split in splits.items()
     }
-    notes = [note for name, split in splits.items() for note in data_notes(split, encoded[name], chosen.max_length)]
+    notes = [note for name, split in splits.items() for note in data_notes(chosen, split, encoded[name])]
     forward = forward_with(folder, model, tokenizer, batch_size, start(sum(map(len, encoded.values()))))
     return chosen, {name: measure(chosen, forward, rows) for name, rows in encoded.items()}, notes
 
@@ -106,8 +109,9 @@ def predict(
     """
     if not out.name.endswith(WRITTEN):
         raise TapertuneError(f"--out is {str(out)!r}; its name must end in {' or '.join(WRITTEN)}")
-    if not out.parent.is_dir():
-        raise TapertuneError(f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}")
+    check_out(out)
+    if out.exists() and file.exists() and out.samefile(file):
+        raise TapertuneError(f"--out is {str(out)!r}, the file with the rows: name another")
     folder = open_folder(path, base)
     block = task_block(folder, task, given)
     chosen = task_of(folder, block)
@@ -128,7 +132,15 @@ def predict(
             answers = kind.predict(chosen, forward, encoded).answers
             for (row, _), answer in zip(chunk, answers, strict=True):
                 write({**row, **kind.shown(chosen, answer)})
-    return count, notes + ([truncation_note(table.name, cut, count, chosen.max_length)] if cut else [])
+    return count, notes + notes_of(chosen, table.name, Counts(rows=count, cut=cut), train=False)
+
+
+def check_out(out: Path) -> None:
+    """Raises TapertuneError if a file cannot be written there."""
+    if not out.parent.is_dir():
+        raise TapertuneError(f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}")
+    if out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
+        raise TapertuneError(f"--out is {str(out)!r}, which cannot be written to")
 
 
 def _usable(task: Task, table: Table) -> Iterator[tuple[Row, Example]]:
@@ -143,7 +155,10 @@ def _usable(task: Task, table: Table) -> Iterator[tuple[Row, Example]]:
 
 @contextmanager
 def _writer(out: Path) -> Iterator[Callable[[Row], None]]:
-    """Writes rows to a file that appears when all of them are written."""
+    """Writes rows to a file that appears when all of them are written; the first process does."""
+    if not is_first():
+        yield lambda row: None
+        return
     temporary = out.with_name(out.name + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:

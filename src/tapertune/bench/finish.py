@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from ..events import read_events
 from ..tasks.stream import Stream
-from . import accounting, machine
+from . import accounting, machine, processes
 from .card import model_card
 from .folder import EVENTS, move_into
 from .measure import forward_of, measure
@@ -35,7 +35,7 @@ def finish(
     main, metrics = _evaluate(prepared, trainer)
     seconds = time.perf_counter() - began
     peak = max(costs.peak_rss_bytes, machine.peak_rss_bytes())
-    tokens = accounting.Tokens(total=costs.tokens, rows=costs.rows)
+    tokens = accounting.Tokens(total=processes.total(costs.tokens), rows=processes.total(costs.rows))
     built, events = prepared.built, read_events(folder / EVENTS)
     results = {
         "status": "done",
@@ -54,11 +54,12 @@ def finish(
             optimizer_bytes_start=costs.optimizer_bytes_start,
             optimizer_bytes_end=costs.optimizer_bytes_end,
         ),
-        "adapter_bytes": _save(prepared, folder),
         "steps": steps,
     }
     done = record.model_copy(update=results)
-    _write_texts(prepared, trainer, done, folder)
+    if processes.is_first():
+        done = done.model_copy(update={"adapter_bytes": _save(prepared, folder)})
+        _write_texts(prepared, trainer, done, folder)
     return done
 
 
@@ -72,8 +73,9 @@ def _evaluate(prepared: Prepared, trainer: Trainer) -> tuple[Score, dict[str, fl
         metrics.update({name + ending: value for name, value in measured.metrics.items()})
         main = main or measured.score
     assert main is not None, "a task has at least one split to evaluate"
-    if not math.isfinite(metrics["loss"]):
-        raise ArithmeticError(f"training diverged: the evaluation loss is {metrics['loss']}; learn more slowly")
+    loss = metrics.get("loss", 0.0)  # without one, no row's answer fits
+    if not math.isfinite(loss):
+        raise ArithmeticError(f"training diverged: the evaluation loss is {loss}; learn more slowly")
     return main, metrics
 
 
@@ -100,7 +102,7 @@ def _write_texts(prepared: Prepared, trainer: Trainer, record: Record, folder: P
     assert record.metrics is not None and record.time is not None, "the run is done"
     results = {f"eval_{name}": value for name, value in record.metrics.items()}
     train = prepared.train
-    rows = {"train_samples": train.read if isinstance(train, Stream) else len(train.examples)}
+    rows = {"train_samples": train.counts.rows if isinstance(train, Stream) else len(set(train.owners))}
     counts = {"eval_samples": len(next(iter(prepared.evaluation.values())).examples), **rows}
     write_json(folder / "all_results.json", {**results, **counts, "train_runtime": record.time.train_seconds})
     card = folder / "README.md.tmp"

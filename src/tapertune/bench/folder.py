@@ -29,8 +29,11 @@ def check_new(folder: Path, *, overwrite: bool) -> None:
     Raises:
         TapertuneError: the folder holds another run (and ``overwrite`` is off), or files that are no run's.
     """
-    if folder.exists() and not folder.is_dir():
-        raise TapertuneError(f"output_dir is {str(folder)!r}, which is a file")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise TapertuneError(f"output_dir is {str(folder)!r}, and {str(there)!r} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise TapertuneError(f"output_dir is {str(folder)!r}, and {str(there)!r} may not be written to")
     inside = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if not inside:
         return

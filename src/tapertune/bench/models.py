@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, set_seed
-from transformers.utils import logging as transformers_logging
 
 from ..errors import TapertuneError
 from ..host import adapt_model
 from ..tasks import Task
 from ..tasks.kinds import get_kind
+from .blocks import QuantizationBlock
+from .dropout import check_head_dropout, set_head_dropout
 from .gguf import SMOLLM2, smollm2_folder
+from .quantized import keep_layout, quantization_config, sizes
+from .quiet import quiet
 from .settings import RunSettings, adapter_config
 
 MINILM = "minilm"
@@ -69,29 +71,60 @@ def build(settings: RunSettings, task: Task) -> Built:
         TapertuneError: the model cannot be loaded or lacks weights, or the adapter does not fit it.
     """
     kind = get_kind(task.kind)
-    model, tokenizer, fresh = load_base(settings.model, settings.dtype, task, settings.seed)
-    head = _head_modules(model, fresh) if kind.trains_head else _nothing_fresh(settings, fresh)
-    return _assemble(settings, model, tokenizer, head)
+    with quiet():
+        model, tokenizer, fresh = load_base(
+            settings.model,
+            settings.dtype,
+            task,
+            settings.seed,
+            quantization=settings.quantization,
+            dropout=settings.head.dropout,
+        )
+        head = _head_modules(model, fresh) if kind.trains_head else _nothing_fresh(settings, fresh)
+        return _assemble(settings, model, tokenizer, head)
 
 
-def load_base(name: str, dtype: str, task: Task, seed: int) -> tuple[Any, Any, list[str]]:
+def load_base(
+    name: str,
+    dtype: str,
+    task: Task,
+    seed: int,
+    *,
+    quantization: QuantizationBlock | None = None,
+    dropout: float | None = None,
+) -> tuple[Any, Any, list[str]]:
     """(model, tokenizer, names of the weights that start at random because the files lack them).
+
+    Args:
+        name: as in run files.
+        dtype: of the weights.
+        task: what the model is for.
+        seed: of what starts at random.
+        quantization: of the linear layers.
+        dropout: before the classifier, instead of the model's own.
 
     Raises:
         TapertuneError: the model cannot be loaded, or it does not fit the task.
     """
     path, kind = find_model(name), get_kind(task.kind)
     auto = getattr(transformers, kind.auto_class)
-    with _quiet():
+    with quiet(errors_only=True):
         try:
+            _check_folder(name, Path(path))
             tokenizer = AutoTokenizer.from_pretrained(path)
+            _check_words(name, tokenizer)
             config = AutoConfig.from_pretrained(path, **kind.config(task))
+            kind.check_model(task, config, tokenizer)
             if type(config) not in auto._model_mapping:
                 raise TapertuneError(
                     f"model {name!r} is a {config.model_type}, which transformers has no {task.kind} model of"
-                    f" ({kind.auto_class}); choose another model for task {task.name!r}"
+                    f" ({kind.auto_class}); task {task.name!r} needs {kind.fits}"
                 )
-            kind.check_model(task, config, tokenizer)
+            if dropout is not None:
+                set_head_dropout(config, dropout)
+            packed: dict[str, Any] = {}
+            if quantization is not None:
+                packed["quantization_config"] = quantization_config(quantization, dtype, auto, config)
             set_seed(seed)
             model, info = auto.from_pretrained(
                 path,
@@ -99,24 +132,42 @@ def load_base(name: str, dtype: str, task: Task, seed: int) -> tuple[Any, Any, l
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **packed,
             )
         except TapertuneError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise TapertuneError(f"cannot load model {name!r}: {reason}") from error
-    _pad_token(tokenizer, model)
+            place = "" if Path(path).is_dir() else "there is no such folder, and as a name on the hub: "
+            raise TapertuneError(f"cannot load model {name!r}: {place}{reason}") from error
+    if dropout is not None:
+        check_head_dropout(model, dropout)
+    if quantization is not None:
+        keep_layout(model)
+    _pad_token(tokenizer, model, kind.trains_head)
     return model, tokenizer, sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
 
 
-def _pad_token(tokenizer: Any, model: Any) -> None:
+def _check_folder(name: str, path: Path) -> None:
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise TapertuneError(f"cannot load model {name!r}: the folder holds no config.json")
+
+
+def _check_words(name: str, tokenizer: Any) -> None:
+    """Without its files, transformers makes a tokenizer that knows no words but the special ones."""
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise TapertuneError(f"cannot load model {name!r}: it has no tokenizer files, such as tokenizer.json")
+
+
+def _pad_token(tokenizer: Any, model: Any, trains_head: bool) -> None:
+    """One padding token for both: a decoder's classifier reads the last token that is none."""
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise TapertuneError(
                 "the model's tokenizer has neither a padding nor an end token, so rows cannot be batched"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
+    if model.config.pad_token_id is None or trains_head:
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -154,8 +205,8 @@ def _head_modules(model: nn.Module, fresh: list[str]) -> list[str]:
 def _assemble(settings: RunSettings, model: Any, tokenizer: Any, head: list[str]) -> Built:
     method = settings.method.name
     of_head = [name for name, _ in model.named_parameters() if name.startswith(tuple(f"{module}." for module in head))]
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    base = sum(sizes.values()) - sum(sizes[name] for name in of_head)
+    counts = sizes(model)
+    base = sum(counts.values()) - sum(counts[name] for name in of_head)
     if method == "head":
         model.requires_grad_(False)
         for name in of_head:
@@ -166,17 +217,3 @@ def _assemble(settings: RunSettings, model: Any, tokenizer: Any, head: list[str]
     kept = set(of_head)
     adapter = [name for name, p in model.named_parameters() if p.requires_grad and name not in kept]
     return Built(model=model, tokenizer=tokenizer, head=tuple(of_head), adapter=tuple(adapter), base=base)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and no list of what was newly initialised: the run says so itself."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -68,6 +68,17 @@ class Memory(_Part):
     optimizer_bytes_end: int
 
 
+class Rows(_Part):
+    """What became of a split's rows (of a stream's: all that were read). ``tasks.counts.Counts`` says what each is."""
+
+    rows: int
+    bad: int
+    empty: int = 0
+    left_out: int
+    cut: int
+    answers_cut: int
+
+
 class Record(_Part):
     """The whole of ``run.json``. The fields from ``score`` on are there once the run is done."""
 
@@ -82,6 +93,7 @@ class Record(_Part):
     versions: dict[str, str]
     hardware: Hardware
     git: Git
+    rows: dict[str, Rows] | None = None
     error: str | None = None
     score: Score | None = None
     metrics: dict[str, float] | None = None
@@ -132,5 +144,5 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def _unset(record: Record) -> set[str]:
-    optional = ("error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes", "steps")
+    optional = ("rows", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes", "steps")
     return {name for name in optional if getattr(record, name) is None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ from transformers.trainer_callback import PrinterCallback
 from ..errors import TapertuneError
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
-from . import machine
+from . import machine, processes
 from .display import Display
 from .finish import finish
 from .folder import check_new, check_resume, clear, drop_partial_checkpoints
 from .measure import forward_of, metrics_of
+from .plain import PlainEvents
 from .prepare import Prepared, prepare
-from .results import Parameters, Record, write_record
+from .quiet import quiet
+from .results import Parameters, Record, Rows, write_record
 from .settings import BASELINES, RunSettings
-from .trainer import Checkpointing, Clock, PlainEvents, RunTrainer, load_costs
+from .trainer import Checkpointing, Clock, RunTrainer, load_costs
 
 
 def run(
@@ -48,29 +50,38 @@ def run(
     if not resume:
         check_new(folder, overwrite=overwrite)
     prepared = prepare(settings)
-    _tell(prepared.notes)
+    record = _first_record(settings, prepared)
+    processes.wait()  # all have looked at the folder
+    if processes.is_first():
+        _begin(folder, record, prepared.notes, resume=resume)
+    processes.wait()
+    try:
+        with quiet():
+            record = _train(prepared, record, folder, checkpoint, display)
+    except KeyboardInterrupt:
+        if processes.is_first():
+            drop_partial_checkpoints(folder)
+            write_record(folder, record.model_copy(update={"status": "interrupted"}))
+        raise
+    except Exception as error:
+        if processes.is_first():
+            reason = f"{type(error).__name__}: {error}"
+            write_record(folder, record.model_copy(update={"status": "failed", "error": reason}))
+        raise
+    if processes.is_first():
+        write_record(folder, record)
+    processes.wait()
+    return record.model_dump(mode="json")
+
+
+def _begin(folder: Path, record: Record, notes: list[str], *, resume: bool) -> None:
+    _tell(notes)
     if resume:
         drop_partial_checkpoints(folder)
     else:
         clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record = _first_record(settings)
     write_record(folder, record)
-    try:
-        with warnings.catch_warnings():
-            # transformers reads a property of its own that it has deprecated; nobody who runs this can act on it.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            record = _train(prepared, record, folder, checkpoint, display)
-    except KeyboardInterrupt:
-        drop_partial_checkpoints(folder)
-        write_record(folder, record.model_copy(update={"status": "interrupted"}))
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        write_record(folder, record.model_copy(update={"status": "failed", "error": reason}))
-        raise
-    write_record(folder, record)
-    return record.model_dump(mode="json")
 
 
 def _tell(notes: list[str]) -> None:
@@ -78,7 +89,7 @@ def _tell(notes: list[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _first_record(settings: RunSettings) -> Record:
+def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
     return Record(
         status="running",
         name=settings.name,
@@ -90,6 +101,7 @@ def _first_record(settings: RunSettings) -> Record:
         versions=machine.versions(),
         hardware=machine.hardware(),
         git=machine.git_state(),
+        rows={name: Rows(**asdict(counts)) for name, counts in prepared.counts.items()},
     )
 
 
@@ -129,7 +141,9 @@ def _train(
     finally:
         checkpointing.release()
     if isinstance(prepared.train, Stream):
-        _tell(prepared.train.notes())
+        _tell(prepared.train.notes() if processes.is_first() else [])
+        rows = {"train": Rows(**asdict(prepared.train.counts)), **(record.rows or {})}
+        record = record.model_copy(update={"rows": rows})
     parameters = _counts(watcher.controller.summary() if adapts else None, adapter, head, built.base)
     return finish(prepared, trainer, record, costs, parameters, folder)
 

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from ..adapt.plan import Plan
 from ..host import FactorHandle, adapt_model, adapter_handles
 from ..tasks.kinds import get_kind
+from .dropout import check_head_dropout
 from .settings import BASELINES, RunSettings, adapter_config
 
 _LLAMA_7B = {
@@ -126,7 +127,8 @@ def run_shape(settings: RunSettings) -> Shape | None:
     task = settings.task.declaration()
     labels = json.dumps(get_kind(task.kind).config(task), sort_keys=True)
     # recipes for several tasks share what the method does to the model
-    key = (settings.model, task.kind, labels, json.dumps([settings.method.model_dump(), settings.plan], sort_keys=True))
+    own = [settings.method.model_dump(), settings.plan, settings.head.dropout]
+    key = (settings.model, task.kind, labels, json.dumps(own, sort_keys=True))
     if key not in _KNOWN:
         _KNOWN[key] = _measure(settings, base_model(settings.model, task.kind, labels), task.kind)
     return _KNOWN[key]
@@ -149,6 +151,8 @@ def base_model(name: str, kind: str, labels: str = "{}") -> Any:
 
 
 def _measure(settings: RunSettings, base: Any, kind: str) -> Shape:
+    if settings.head.dropout is not None:
+        check_head_dropout(base)
     head = _head_modules(base) if get_kind(kind).trains_head else []
     inside = {n: p.numel() for n, p in base.named_parameters() if n.startswith(tuple(f"{module}." for module in head))}
     total = sum(p.numel() for p in base.parameters())
@@ -176,7 +180,7 @@ def _adapted(settings: RunSettings, base: Any, head: list[str], shape: Shape) ->
     plans = tuple(config.resolved_plans())
     for plan in plans:
         plan.policy.check(plan.policy.scene({h.name: h for h in handles}, {h.name for h in training}))
-    work = {m: _training_work([h for h in handles if h.module == m]) for m in dict.fromkeys(h.module for h in handles)}
+    work = {m: training_work([h for h in handles if h.module == m]) for m in dict.fromkeys(h.module for h in handles)}
     return dataclasses.replace(
         shape,
         modules=len(work),
@@ -188,7 +192,7 @@ def _adapted(settings: RunSettings, base: Any, head: list[str], shape: Shape) ->
     )
 
 
-def _training_work(factors: list[FactorHandle]) -> int:
+def training_work(factors: list[FactorHandle]) -> int:
     """Operations of one module's adapter for one token, as accounting counts them."""
     layer = factors[0].home
     sizes = {"d_in": layer.in_features, "d_out": layer.out_features}

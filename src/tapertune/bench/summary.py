@@ -11,9 +11,12 @@ def summary(record: Record) -> list[tuple[str, str]]:
     assert record.score and record.parameters and record.time and record.memory and record.flops
     score, count = record.score, record.parameters
     low, high = score.interval
+    rows = (record.rows or {}).get("train")
+    missing = rows.bad + rows.left_out if rows else 0
     return [
         (score.metric, f"{score.value:.3f}"),
         ("95% interval", f"{low:.3f} to {high:.3f}"),
+        *([("rows trained on", f"{rows.rows - missing:,} of {rows.rows:,}")] if rows and missing else []),
         ("parameters at start", f"{count.start:,}"),
         ("averaged over training", f"{count.average:,.0f}"),
         ("at the end", f"{count.end:,}"),

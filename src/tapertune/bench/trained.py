@@ -16,10 +16,13 @@ from transformers import AutoConfig
 from ..errors import TapertuneError
 from ..host.loading import load_adapter
 from ..tasks import Task
-from ..tasks.kinds import Forward
+from ..tasks.kinds import Forward, get_kind
+from . import processes
+from .blocks import TaskBlock
 from .models import load_base
+from .quiet import quiet
 from .results import FILE, read_record, write_json
-from .settings import RunSettings, TaskBlock, check_settings
+from .settings import RunSettings, check_settings
 
 TASK_FILE = "task.json"
 ADAPTER, MODEL = "adapter_config.json", "config.json"
@@ -58,8 +61,12 @@ class Folder:
         """The precision of the run's own evaluations."""
         training = self.settings.training if self.settings else {}
         precision = next((kind for name, kind in _PRECISIONS.items() if training.get(name)), None)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return nullcontext() if precision is None else torch.autocast(device, precision)
+        return nullcontext() if precision is None else torch.autocast(self.device.type, precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs, as in its training: a device of this process's own, or the processor."""
+        return processes.join(cpu=self.settings is not None and bool(self.settings.training.get("use_cpu")))
 
 
 def open_folder(path: Path, base: str | None = None) -> Folder:
@@ -110,11 +117,15 @@ def load_trained(folder: Folder, task: Task, seed: int = 0) -> tuple[Any, Any]:
     Raises:
         TapertuneError: the model cannot be loaded or does not fit the task.
     """
+    _check_trained_for(folder, task)
     dtype = folder.settings.dtype if folder.settings else "float32"
-    model, tokenizer, fresh = load_base(folder.base, dtype, task, seed)
+    quantization = folder.settings.quantization if folder.settings and folder.is_adapter else None
+    device = folder.device  # known before: a quantised model is made where it stays
+    model, tokenizer, fresh = load_base(folder.base, dtype, task, seed, quantization=quantization)
     if folder.is_adapter:
         saved = _saved_names(folder.path)
-        model = load_adapter(model, folder.path)
+        with quiet():
+            model = load_adapter(model, folder.path)
     else:
         saved = set()
     missing = [name for name in fresh if name not in saved]
@@ -123,8 +134,21 @@ def load_trained(folder: Folder, task: Task, seed: int = 0) -> tuple[Any, Any]:
             f"{str(folder.path)!r} holds no trained weights for {missing[0]!r}, which task {task.name!r} needs: was it"
             " trained on another kind of task?"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
+    return (model if quantization else model.to(device)).eval(), tokenizer
+
+
+def _check_trained_for(folder: Folder, task: Task) -> None:
+    """Raises TapertuneError if the folder's own files say that it was trained for another kind of task."""
+    kind = get_kind(task.kind)
+    known = _read(folder.path / ADAPTER).get("task_type") if folder.is_adapter else None
+    if known not in (None, kind.task_type):
+        raise TapertuneError(
+            f"the adapter in {str(folder.path)!r} was trained for {known}; task {task.name!r} is {kind.task_type}"
+        )
+    wanted = kind.config(task).get("num_labels", len(task.labels))
+    if folder.labels and wanted and len(folder.labels) != wanted:
+        own = f"{len(folder.labels)} classes ({', '.join(folder.labels[:8])})"
+        raise TapertuneError(f"{str(folder.path)!r} was trained on {own}; task {task.name!r} has {wanted}")
 
 
 def forward_with(

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import optimizer_bytes
-from ..events import EventLog, read_events
 from ..tasks.kinds import Encoded
-from . import machine
-from .folder import EVENTS, MARK
+from . import machine, processes
+from .blocks import HeadBlock
+from .folder import MARK
 from .results import write_json
 from .sampling import GroupedByLength
-from .settings import HeadBlock
 
 
 @dataclass(kw_only=True)
@@ -154,7 +153,9 @@ class Checkpointing(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, machine.peak_rss_bytes())
-        write_json(folder / MARK, {"version": 1, **asdict(self.costs)})
+        counts = {name: processes.total(getattr(self.costs, name)) for name in ("tokens", "rows")}
+        if processes.is_first():
+            write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
         self.release()
 
     def _note(self, number: int, frame: Any) -> None:
@@ -180,69 +181,9 @@ class Clock(TrainerCallback):
         self.costs.optimizer_bytes_end = optimizer_bytes(kwargs["optimizer"])
 
 
-class PlainEvents(TrainerCallback):
-    """Writes the events of a run without an adapter: the counts do not change, losses and scores do."""
-
-    def __init__(self, folder: Path, method: str, adapter: int, head: int) -> None:
-        self._path, self._method, self._adapter, self._head = folder / EVENTS, method, adapter, head
-        self._log: EventLog | None = None
-
-    def progress(self) -> tuple[int, int, int]:
-        return self._adapter + self._head, 0, 0
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Everything up to a checkpoint's step is written before the checkpoint.
-        done = state.global_step
-        keep = sum(event["step"] <= done for event in read_events(self._path)) if done else 0
-        self._log = EventLog(self._path, keep=keep)
-        if not done:
-            fixed = {"method": self._method, "adapter": "default", "plan": None, "factors": []}
-            counts = {"other_trainable": self._head, "trainable": self._adapter + self._head}
-            self._write("start", 0, total_steps=state.max_steps, **fixed, **counts)
-
-    def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        logs = logs or {}
-        if "loss" in logs:
-            names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
-            self._write("loss", state.global_step, **{new: logs[old] for old, new in names.items() if old in logs})
-
-    def on_evaluate(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._write("eval", state.global_step, metrics=timeless(metrics or {}))
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        count = self._adapter + self._head
-        self._write("end", state.global_step, trainable=count, average_trainable=float(count))
-
-    def _write(self, type: str, step: int, **fields: Any) -> None:
-        if self._log is not None:
-            self._log(type, step, **fields)
-
-
-def timeless(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of an evaluation by their own names, without clock times and the epoch."""
-    ended = ("runtime", "_per_second", "preparation_time")
-    return {
-        key.removeprefix("eval_"): float(v) for key, v in metrics.items() if not key.endswith(ended) and key != "epoch"
-    }
-
-
 def load_costs(checkpoint: Path | None) -> Costs:
-    """The costs up to a checkpoint; none yet without one."""
-    if checkpoint is None:
+    """The costs up to a checkpoint; none yet without one, or in a process that is not the first, which has them all."""
+    if checkpoint is None or not processes.is_first():
         return Costs()
     saved = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
     return Costs(**{key: value for key, value in saved.items() if key != "version"})
@@ -252,5 +193,6 @@ def total_steps(args: TrainingArguments, rows: int) -> int:
     """Optimizer steps of a run, as Trainer counts them."""
     if args.max_steps > 0:
         return args.max_steps
-    batches = rows // args.train_batch_size if args.dataloader_drop_last else math.ceil(rows / args.train_batch_size)
+    size = args.train_batch_size * args.world_size
+    batches = rows // size if args.dataloader_drop_last else math.ceil(rows / size)
     return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))

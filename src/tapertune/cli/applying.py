@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def task_options(arguments: Sequence[str], **named: Any) -> dict[str, Any]:
     """Settings of the task block: those given as ``--task.NAME VALUE`` and those with options of their own."""
-    from ..bench.settings import TaskBlock
+    from ..bench.blocks import TaskBlock
     from ..bench.yamlfile import parse_overrides
 
     dotted, rest = parse_overrides(arguments)
@@ -39,9 +39,12 @@ def progress_bar(label: str) -> Iterator[Start]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..bench.processes import is_first
+
     console = Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    shown = console.is_terminal and is_first()
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
 
         def start(total: int) -> Any:
             task = bar.add_task("", total=total)

@@ -28,12 +28,17 @@ def evaluate(
     Settings of the task are options too, by dotted name: --task.validation FILE --task.max_length 256
     """
     from ..bench import evaluation
+    from ..bench.processes import is_first
 
+    if out is not None:
+        evaluation.check_out(out)
     given = task_options(context.args, data=data, skip_bad_rows=skip_bad_rows)
     with progress_bar("evaluating") as start:
         chosen, found, notes = evaluation.evaluate(
             adapter, task=task, base=base, batch_size=batch_size, start=start, **given
         )
+    if not is_first():
+        return
     tell(notes)
     for split, measured in found.items():
         low, high = measured.score.interval

@@ -25,11 +25,14 @@ def predict(
     Settings of the task are options too, by dotted name: --task.text COLUMN --task.max_length 256
     """
     from ..bench import evaluation
+    from ..bench.processes import is_first
 
     given = task_options(context.args, skip_bad_rows=skip_bad_rows)
     with progress_bar("predicting") as start:
         count, notes = evaluation.predict(
             adapter, file, out, task=task, base=base, batch_size=batch_size, start=start, **given
         )
+    if not is_first():
+        return
     tell(notes)
     typer.echo(f"{count} rows written to {out}")

@@ -21,11 +21,20 @@ class Format(str, Enum):
     pdf = "pdf"
 
 
+_PAGES = (Format.html, Format.md)
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", show_default=False)],
     format: Annotated[
-        Format | None,
-        typer.Option(help="By default as --out ends, else html. A figure: heatmap of one run, curves of several."),
+        Format | None, typer.Option(help="By default as --out ends, else html. png, svg and pdf: a figure.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the figure: heatmap, freezing, ranks or curves. [default: heatmap of one run, curves of several]",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -33,21 +42,27 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run, or compare several: HTML, Markdown or a figure."""
-    from ..report import load_runs, save_curve, save_heatmap, write_html, write_markdown
+    from ..report import load_runs, save_figure, write_html, write_markdown
 
-    kind = _kind(format, out)
-    target = out or _default(runs, kind)
-    if kind is Format.html:
+    chosen = _format(format, out, kind)
+    target = out or _default(runs, chosen, kind)
+    if chosen is Format.html:
         written = write_html(runs, target)
-    elif kind is Format.md:
+    elif chosen is Format.md:
         written = write_markdown(runs, target)
     else:
-        data = load_runs(runs)
-        written = save_heatmap(data[0], target) if len(data) == 1 else save_curve(data, target)
+        written = save_figure(load_runs(runs), target, kind)
     typer.echo(str(written))
 
 
-def _kind(format: Format | None, out: Path | None) -> Format:
+def _format(format: Format | None, out: Path | None, kind: str | None) -> Format:
+    chosen = _named(format, out)
+    if kind is not None and chosen in _PAGES:
+        raise TapertuneError(f"--kind is of a figure, and the report is {chosen.value}: add --format png, svg or pdf")
+    return chosen
+
+
+def _named(format: Format | None, out: Path | None) -> Format:
     if out is None:
         return format or Format.html
     named = {"htm": "html", "markdown": "md"}.get(suffix := out.suffix.lower().lstrip("."), suffix)
@@ -58,8 +73,7 @@ def _kind(format: Format | None, out: Path | None) -> Format:
     return Format(named)
 
 
-def _default(runs: list[Path], kind: Format) -> Path:
-    page = kind in (Format.html, Format.md)
+def _default(runs: list[Path], format: Format, kind: str | None) -> Path:
     if len(runs) > 1:
-        return Path(f"comparison.{kind.value}")
-    return runs[0] / f"{'report' if page else 'heatmap'}.{kind.value}"
+        return Path(f"comparison.{format.value}")
+    return runs[0] / f"{'report' if format in _PAGES else kind or 'heatmap'}.{format.value}"

@@ -42,12 +42,15 @@ def train(
         resume=resume,
     )
     from ..bench.display import display_for
+    from ..bench.processes import is_first
     from ..bench.runner import run
     from ..report import write_html
 
     folder = Path(settings.output_dir)
     with display_for(settings.name) as display:
         run(settings, resume=resume, overwrite=overwrite, display=display)
+    if not is_first():
+        return
     report = write_html([folder], folder / "report.html")
     _show(folder)
     typer.echo(f"\nadapter: {folder}\nreport:  {report}")

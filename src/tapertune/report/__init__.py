@@ -2,7 +2,7 @@
 
 from .curves import Curve, Evaluation, Point
 from .data import RunData, Score, load_run, load_runs
-from .figures import save_curve, save_heatmap
+from .figures import save_curve, save_figure, save_heatmap
 from .heatmap import Factor, Heatmap
 from .html import render_html, write_html
 from .markdown import render_markdown, write_markdown
@@ -22,6 +22,7 @@ __all__ = [
     "render_html",
     "render_markdown",
     "save_curve",
+    "save_figure",
     "save_heatmap",
     "write_html",
     "write_markdown",

@@ -21,9 +21,33 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 FORMATS = (".pdf", ".png", ".svg")
-KINDS = ("freezing", "ranks")
+HEATMAPS = ("freezing", "ranks")
+KINDS = ("heatmap", *HEATMAPS, "curves")
 _DPI = 100
 _WIDTH, _HEIGHT = 15.52, 6.03
+
+
+def save_figure(runs: Sequence[RunData], path: RunPath, kind: str | None = None) -> Path:
+    """Draws a figure of one run, or curves of several.
+
+    Args:
+        runs: one or more.
+        path: a ``.png``, ``.svg`` or ``.pdf`` file.
+        kind: ``heatmap`` (when matrices froze, which ranks are left: what the run has), one of the two alone
+            (``freezing``, ``ranks``), or ``curves`` (parameters that train over the steps); by default curves of
+            several runs and the heatmap of one.
+
+    Raises:
+        TapertuneError: another kind, a heatmap of several runs, or what ``save_heatmap`` and ``save_curve`` raise.
+    """
+    kind = kind or ("heatmap" if len(runs) == 1 else "curves")
+    if kind not in KINDS:
+        raise unknown("kind of a figure", kind, KINDS)
+    if kind == "curves":
+        return save_curve(runs, path)
+    if len(runs) != 1:
+        raise TapertuneError(f"kind {kind} is of one run, not of {len(runs)}: curves compares several")
+    return save_heatmap(runs[0], path, None if kind == "heatmap" else kind)
 
 
 def save_heatmap(run: RunData, path: RunPath, kind: str | None = None) -> Path:
@@ -39,15 +63,17 @@ def save_heatmap(run: RunData, path: RunPath, kind: str | None = None) -> Path:
         TapertuneError: the run has no such heatmap, another kind or suffix, matplotlib is missing, or the file cannot
             be written.
     """
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind of a heatmap", kind, KINDS)
+    if kind is not None and kind not in HEATMAPS:
+        raise unknown("kind of a heatmap", kind, HEATMAPS)
     freezing = run.heatmap if kind != "ranks" and run.heatmap and run.heatmap.steps else None
     ranks = run.ranks if kind != "freezing" else None
     grids = [grid for grid in (freezing, ranks) if grid is not None]
     if not grids:
         what = {"freezing": "no matrix froze", "ranks": "no rank could be pruned"}
         missing = what[kind] if kind else " and ".join(what.values())
-        raise TapertuneError(f"{run.name}: {missing} in this run, so there is no heatmap to draw")
+        raise TapertuneError(
+            f"{run.name}: {missing} in this run, so there is no heatmap to draw; kind curves fits any run"
+        )
     # Columns and rows never get narrower than can be read.
     width = max(_WIDTH, *(3 + 0.3 * len(grid.layers) for grid in grids))
     heights = [max(_HEIGHT, 1.5 + 0.5 * len(grid.rows), width / 4) for grid in grids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -29,6 +30,9 @@ class Task:
     low: float | None = field(default=None, metadata={"help": "smallest label allowed (regression)"})
     high: float | None = field(default=None, metadata={"help": "largest label allowed (regression)"})
     hub: tuple[str, str] | None = field(default=None, metadata={"help": "data set and configuration on the hub"})
+    files: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict, metadata={"help": "further names that a split's file may have in a folder"}
+    )
     evaluation: tuple[str, ...] = field(
         default=("validation",), metadata={"help": "the splits to evaluate; the first gives the score"}
     )

@@ -20,8 +20,9 @@ from .kinds import Encoded, Example
 
 FOLDER = "TAPERTUNE_CACHE"
 LEAST = 1000  # fewer rows are encoded as fast as they are read back
-_VERSION = 1
-_OWNER, _CUT = "__owner", b"truncated"
+_VERSION = 2
+_OWNER, _COUNTS = "__owner", b"counts"
+_COUNTED = ("truncated", "answers_cut", "empty", "left_out")
 
 
 def encode_cached(task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Encoded:
@@ -76,8 +77,8 @@ def _read(path: Path, examples: Sequence[Example]) -> Encoded | None:
         return None  # not there, or not whole: it is made anew
     rows = table.to_pylist()
     owners = [row.pop(_OWNER) for row in rows]
-    cut = int((table.schema.metadata or {}).get(_CUT, b"0"))
-    return Encoded(rows=rows, examples=examples, owners=owners, truncated=cut)
+    counts = json.loads((table.schema.metadata or {})[_COUNTS])
+    return Encoded(rows=rows, examples=examples, owners=owners, **counts)
 
 
 def _write(path: Path, encoded: Encoded) -> None:
@@ -85,7 +86,8 @@ def _write(path: Path, encoded: Encoded) -> None:
     import pyarrow.parquet
 
     rows = [{**row, _OWNER: owner} for row, owner in zip(encoded.rows, encoded.owners, strict=True)]
-    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({_CUT: str(encoded.truncated).encode()})
+    counts = json.dumps({name: getattr(encoded, name) for name in _COUNTED})
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({_COUNTS: counts.encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(descriptor)

@@ -1,8 +1,9 @@
 """Finds a task's rows, on disk or on the hub, and checks every one of them before anything is written.
 
 Where ``--data DIR`` is looked at: ``DIR/<task>/`` if there is such a folder, else ``DIR/``; in it ``train`` and
-``validation`` (or ``heldout``), each ending in one of ``tasks.files.SUFFIXES``. MNLI's two evaluation splits are
-``validation_matched`` and ``validation_mismatched``. ``sample`` names the sample that comes with the package.
+``validation`` (or ``heldout``, or what the task's ``files`` names), each ending in one of ``tasks.files.SUFFIXES``.
+MNLI's two evaluation splits are ``validation_matched`` and ``validation_mismatched``. ``sample`` names the sample that
+comes with the package.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ class Split:
         examples: one a row.
         name: of the file or the hub's split.
         skipped: a note on rows that could not be used, or None.
+        bad: their number.
     """
 
     examples: list[Example] = field(repr=False)
     name: str = ""
     skipped: str | None = None
+    bad: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -131,7 +134,7 @@ def check(task: Task, table: Table, skip_bad_rows: bool = False, *, labelled: bo
     skipped = _skipped(table, bad, len(examples) + len(bad), skip_bad_rows) if bad else None
     if not examples:
         raise TapertuneError(f"{table.name}: no row can be used; {table.where(bad[0][0])}: {bad[0][1]}")
-    return Split(examples=examples, name=table.name, skipped=skipped)
+    return Split(examples=examples, name=table.name, skipped=skipped, bad=len(bad))
 
 
 def checked_rows(
@@ -192,13 +195,14 @@ def _tables(
         return tables.pop("train"), tables
     folder = _data_folder(task, data)
     evaluation = _evaluation_tables(task, folder)
-    return open_table(_required(folder, ("train",))), evaluation
+    return open_table(_required(folder, _stems(task, "train"))), evaluation
 
 
 def _evaluation_tables(task: Task, folder: Path) -> dict[str, Table]:
-    found = [(name, file) for name in task.evaluation if (file := _file(folder, name))]
+    found = [(name, file) for name in task.evaluation if (file := _file(folder, _stems(task, name)))]
     if not found:
-        found = [(task.evaluation[0], _required(folder, ("validation", "heldout")))]
+        main = task.evaluation[0]
+        found = [(main, _required(folder, (*_stems(task, main), *(s for s in ("validation", "heldout") if s != main))))]
     return {name: open_table(file) for name, file in found}
 
 
@@ -220,14 +224,18 @@ def _folder(task: Task, folder: Path) -> Path:
     return folder / task.name if (folder / task.name).is_dir() else folder
 
 
-def _file(folder: Path, stem: str) -> Path | None:
-    return next((path for suffix in SUFFIXES if (path := folder / (stem + suffix)).is_file()), None)
+def _stems(task: Task, split: str) -> tuple[str, ...]:
+    return (split, *task.files.get(split, ()))
+
+
+def _file(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    names = (stem + suffix for stem in stems for suffix in SUFFIXES)
+    return next((path for name in names if (path := folder / name).is_file()), None)
 
 
 def _required(folder: Path, stems: tuple[str, ...]) -> Path:
-    for stem in stems:
-        if file := _file(folder, stem):
-            return file
+    if file := _file(folder, stems):
+        return file
     there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise TapertuneError(
         f"no file {' or '.join(stems)} in {str(folder)!r} (ending in {', '.join(SUFFIXES)}). There: {there}"

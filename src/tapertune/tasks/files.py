@@ -9,15 +9,17 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
 from .fields import BadField
+from .nested import flattened
 
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, "Row | BadField"]]
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Table:
 
 
 def open_table(path: Path) -> Table:
-    """The table of a JSON lines, CSV (both also gzip) or Parquet file. Its rows are read later.
+    """The table of a JSON lines, JSON, CSV (these also gzip) or Parquet file. Its rows are read later.
 
     Raises:
         TapertuneError: the file is missing or of another kind; reading it raises where a file is unreadable.
@@ -69,8 +71,9 @@ def open_table(path: Path) -> Table:
         raise TapertuneError(f"cannot read {str(path)!r}: its name must end in {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise TapertuneError(f"no such file: {str(path)!r}")
-    read = {".csv": _csv, ".parquet": _parquet}.get(suffix.removesuffix(".gz"), _json_lines)
-    unit = "row" if suffix == ".parquet" else "line"
+    kind = suffix.removesuffix(".gz")
+    read = {".csv": _csv, ".parquet": _parquet, ".json": _json}.get(kind, _json_lines)
+    unit = "row" if kind in (".parquet", ".json") else "line"
     return Table(name=str(path), unit=unit, read=lambda: _guarded(path, read))
 
 
@@ -106,14 +109,34 @@ def _json_lines(path: Path) -> Numbered:
         except json.JSONDecodeError as error:
             yield number, BadField(f"not JSON: {error.msg} (column {error.colno})")
             continue
-        yield number, row if isinstance(row, dict) else BadField("it must be a JSON object, with a field a column")
+        hint = "; a list of rows is read from a file that ends in .json" if isinstance(row, list) else ""
+        wrong = f"it must be a JSON object, with a field a column{hint}"
+        yield number, row if isinstance(row, dict) else BadField(wrong)
+
+
+def _json(path: Path) -> Numbered:
+    """A list of rows, alone or under ``data``; SQuAD's articles; or JSON lines. The file is read whole."""
+    text = b"".join(line for _, line in _lines(path))
+    try:
+        found = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise TapertuneError(f"{path}: not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # a second value behind the first
+            yield from _json_lines(path)
+            return
+        raise TapertuneError(f"{path}, line {error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
+    rows = found.get("data") if isinstance(found, dict) else found
+    if not isinstance(rows, list):
+        raise TapertuneError(f"{path}: it must hold a list of rows, or an object with one under 'data'")
+    yield from enumerate(chain.from_iterable(map(flattened, rows)), 1)
 
 
 def _csv(path: Path) -> Numbered:
     reader = csv.DictReader(_decoded(path), strict=True)
     number = 1
     try:
-        _ = reader.fieldnames  # reads the header, so that line_num counts from behind it
+        _check_header(path, list(reader.fieldnames or []))  # read here, so that line_num counts from behind it
         # A quoted field may span lines: a row is known by the line it starts at.
         while True:
             number = reader.line_num + 1
@@ -126,12 +149,20 @@ def _csv(path: Path) -> Numbered:
         raise TapertuneError(f"{path}, line {number}: not CSV: {error}") from error
 
 
+def _check_header(path: Path, names: list[str]) -> None:
+    other = next((mark for mark in (";", "	", "|") if len(names) == 1 and mark in names[0]), None)
+    if other:
+        raise TapertuneError(f"{path}, line 1: columns must be set apart by commas; here it seems to be {other!r}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TapertuneError(f"{path}, line 1: two columns are called {twice[0]!r}")
+
+
 def _decoded(path: Path) -> Iterator[str]:
     for number, line in _lines(path):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:  # rows may span lines, so that none can be left out
-            raise TapertuneError(f"{path}, line {number}: not UTF-8 text") from error
+            raise TapertuneError(f"{path}, line {number}: not UTF-8 text: save the file in that encoding") from error
 
 
 def _parquet(path: Path) -> Numbered:

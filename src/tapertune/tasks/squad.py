@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from .base import Task
 
+# As the data set's authors name their files.
+_FILES = {version: {"train": (f"train-{version}",), "validation": (f"dev-{version}",)} for version in ("v1.1", "v2.0")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionTask(Task):
@@ -57,6 +60,7 @@ def question_answering(
     """
     return QuestionTask(
         name="question_answering",
+        files=_FILES["v2.0" if unanswerable else "v1.1"],
         text=(question, context),
         label=answers,
         metrics=("f1", "em"),
@@ -76,6 +80,7 @@ SQUAD = (
         label="answers",
         metrics=("f1", "em"),
         hub=("rajpurkar/squad", ""),
+        files=_FILES["v1.1"],
     ),
     QuestionTask(
         name="squad_v2",
@@ -84,6 +89,7 @@ SQUAD = (
         label="answers",
         metrics=("f1", "em"),
         hub=("rajpurkar/squad_v2", ""),
+        files=_FILES["v2.0"],
         unanswerable=True,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import astuple, fields
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..errors import TapertuneError
 from .base import Task
+from .counts import Counts, check_trains, counts_of, notes
 from .data import TOLERATED, checked_rows
 from .encode import encode
 from .fields import BadField
@@ -22,6 +24,25 @@ from .kinds.base import Feature
 _CHUNK = 64  # rows that are tokenised together
 _BUFFER = 1024  # features among which the next is drawn
 _JUDGED = 1000  # rows after which the share of bad ones is judged
+_COUNTED = tuple(field.name for field in fields(Counts))
+
+
+class _Tally:
+    """Counts of one pass, which are added to those of all passes as they grow."""
+
+    def __init__(self, shared: torch.Tensor | None = None) -> None:
+        self._shared = shared
+        self._own = torch.zeros(len(_COUNTED), dtype=torch.long)
+
+    @property
+    def own(self) -> Counts:
+        return Counts(**dict(zip(_COUNTED, self._own.tolist(), strict=True)))
+
+    def add(self, found: Counts) -> None:
+        numbers = torch.tensor(astuple(found))
+        self._own += numbers
+        if self._shared is not None:
+            self._shared += numbers
 
 
 class Stream(IterableDataset[Feature]):
@@ -31,10 +52,9 @@ class Stream(IterableDataset[Feature]):
     the order.
 
     Args:
-        task: with its labels.
+        task: with its labels and length.
         table: the rows.
         tokenizer: of the model.
-        max_length: tokens at which texts are cut.
         batch: rows of a batch.
         seed: of the shuffling.
         skip_bad_rows: leave out rows that cannot be used, however many.
@@ -45,43 +65,50 @@ class Stream(IterableDataset[Feature]):
         task: Task,
         table: Table,
         tokenizer: Any,
-        max_length: int,
         *,
         batch: int,
         seed: int,
         skip_bad_rows: bool = False,
     ) -> None:
-        self._task, self._table, self._tokenizer, self._max_length = task, table, tokenizer, max_length
+        self._task, self._table, self._tokenizer = task, table, tokenizer
         self._batch, self._seed, self._skip = batch, seed, skip_bad_rows
         self._epoch = 0
-        # rows read, rows left out, rows cut: shared, because workers are processes
-        self._counts = torch.zeros(3, dtype=torch.long).share_memory_()
+        # shared, because workers are processes
+        self._counts = torch.zeros(len(_COUNTED), dtype=torch.long).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     @property
-    def read(self) -> int:
-        """Rows read so far, all passes together."""
-        return int(self._counts[0])
+    def counts(self) -> Counts:
+        """Of the rows read so far, all passes together."""
+        return Counts(**dict(zip(_COUNTED, self._counts.tolist(), strict=True)))
 
     def notes(self) -> list[str]:
         """What to tell of rows left out and cut."""
-        read, bad, cut = self._counts.tolist()
-        notes = [f"{self._table.name}: {bad} of {read} rows read cannot be used and were left out"] if bad else []
-        return notes + ([truncation_note(self._table.name, cut, read, self._max_length)] if cut else [])
+        name, counts = self._table.name, self.counts
+        bad = [f"{name}: {counts.bad} of {counts.rows} rows read cannot be used and were left out"]
+        return [*(bad if counts.bad else []), *notes(self._task, name, counts, train=True)]
+
+    def check(self) -> None:
+        """Reads as far as the first row that can be trained on.
+
+        Raises:
+            TapertuneError: there is none.
+        """
+        next(self._features(_Tally()))
 
     def __iter__(self) -> Iterator[Feature]:
         worker = get_worker_info()
         number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        counts = self._counts if number == 0 else torch.zeros_like(self._counts)
-        for index, feature in enumerate(self._shuffled(counts)):
+        tally = _Tally(self._counts if number == 0 else None)
+        for index, feature in enumerate(self._shuffled(tally)):
             if index // self._batch % count == number:
                 yield feature
 
-    def _shuffled(self, counts: torch.Tensor) -> Iterator[Feature]:
+    def _shuffled(self, tally: _Tally) -> Iterator[Feature]:
         draw = random.Random(self._seed * 1_000_003 + self._epoch)
-        features = self._features(counts)
+        features = self._features(tally)
         buffer = list(islice(features, _BUFFER))
         for feature in features:
             place = draw.randrange(len(buffer))
@@ -90,22 +117,22 @@ class Stream(IterableDataset[Feature]):
         draw.shuffle(buffer)
         yield from buffer
 
-    def _features(self, counts: torch.Tensor) -> Iterator[Feature]:
-        examples = self._examples(counts)
+    def _features(self, tally: _Tally) -> Iterator[Feature]:
+        examples = self._examples(tally)
         while chunk := list(islice(examples, _CHUNK)):
-            encoded = encode(self._task, chunk, self._tokenizer, self._max_length, train=True)
-            counts[2] += encoded.truncated
+            encoded = encode(self._task, chunk, self._tokenizer, self._task.max_length, train=True)
+            tally.add(counts_of(encoded, bad=0))
             yield from encoded.rows
+        check_trains(self._task, self._table.name, tally.own)
 
-    def _examples(self, counts: torch.Tensor) -> Iterator[Example]:
+    def _examples(self, tally: _Tally) -> Iterator[Example]:
         read = bad = 0
         first = ""
         for number, found in checked_rows(get_kind(self._task.kind), self._task, self._table):
             read += 1
-            counts[0] += 1
             if isinstance(found, BadField):
                 bad += 1
-                counts[1] += 1
+                tally.add(Counts(rows=1, bad=1))
                 first = first or f"{self._table.where(number)}: {found}"
                 if read >= _JUDGED:
                     self._judge(read, bad, first)
@@ -120,8 +147,3 @@ class Stream(IterableDataset[Feature]):
             raise TapertuneError(
                 f"{first}. {bad} of {read} rows read so far cannot be used: --skip-bad-rows leaves them out"
             )
-
-
-def truncation_note(name: str, cut: int, count: int, max_length: int) -> str:
-    """What to tell of rows that were longer than allowed."""
-    return f"{name}: {cut} of {count} rows were longer than task.max_length ({max_length} tokens) and were cut"

@@ -51,6 +51,26 @@ def test_no_answer_is_the_first_token(tokenizer: Any) -> None:
     assert {(feature["start_positions"], feature["end_positions"]) for feature in encoded.rows} == {(0, 0)}
 
 
+def test_an_answer_that_is_whole_in_no_window_is_not_taught_as_none(tokenizer: Any) -> None:
+    long = CONTEXT[: CONTEXT.index("bad")].strip()
+    examples = [KIND.check(V2, row(answer)) for answer in ("warm", long, None)]
+    found = KIND.encode(V2, examples, tokenizer, 12, train=True)
+    assert set(found.owners) == {0, 2} and found.left_out == 1
+    assert len(found.rows) == len(found.owners) == len(found.extras)
+    evaluated = KIND.encode(V2, examples, tokenizer, 12, train=False)
+    assert set(evaluated.owners) == {0, 1, 2} and evaluated.left_out == 0
+
+
+def test_white_space_around_an_answer_is_not_of_it(tokenizer: Any) -> None:
+    spaced = " rain very "
+    answers = {"text": [spaced], "answer_start": [CONTEXT.index(spaced)]}
+    example = KIND.check(V1, {**row("warm"), "answers": answers})
+    assert example["golds"] == ["rain very"] and CONTEXT[example["start"] :].startswith("rain very")
+    assert KIND.encode(V1, [example], tokenizer, 32, train=True).left_out == 0
+    with pytest.raises(BadField, match="answers of text"):
+        KIND.check(V1, {**row("warm"), "answers": {"text": [" "], "answer_start": [CONTEXT.index(" ")]}})
+
+
 def test_long_questions_are_cut_and_counted(tokenizer: Any) -> None:
     examples = [KIND.check(V1, row("warm", question="good " * 9)), KIND.check(V1, row("warm"))]
     encoded = KIND.encode(V1, examples, tokenizer, 14, train=True)

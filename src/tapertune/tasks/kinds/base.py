@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..base import Task
+from .sharing import gathered, share
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,8 @@ Example = dict[str, Any]
 Feature = dict[str, Any]
 Collator = Callable[[list[Feature]], dict[str, Any]]
 Place = str
+Outcome = tuple[list[Any], float, int]  # a batch's answers; its sum of losses, and of how many; 0.0, 0 without
+Step = Callable[[list[int], dict[str, Any]], Outcome]
 
 
 @dataclass(kw_only=True)
@@ -26,9 +29,14 @@ class Encoded:
     Attributes:
         rows: what the model reads, a feature (input ids, labels ...) each: numbers or lists of whole numbers.
         examples: the checked rows that they come from.
-        owners: the example of each feature; one example may have several features (windows) but not none.
+        owners: the example of each feature. One example may have several (windows); for training it has none where its
+            answer does not fit.
         extras: for each feature what only ``predict`` needs (offsets of tokens ...); empty where it needs nothing.
         truncated: how many examples lost text because they were longer than allowed.
+        answers_cut: how many examples lost a part of their answer, which only some tasks allow.
+        empty: how many examples have no text.
+        left_out: how many examples have an answer that does not fit: for training they have no feature, for evaluation
+            they are no part of the loss.
     """
 
     rows: list[Feature]
@@ -36,6 +44,9 @@ class Encoded:
     owners: list[int]
     extras: list[Any] = field(default_factory=list)
     truncated: int = 0
+    answers_cut: int = 0
+    empty: int = 0
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,8 +87,7 @@ class Scores:
 class Forward:
     """Runs a model over encoded rows without training it; ``predict`` of a kind is given one.
 
-    ``model`` is in evaluation mode and under ``no_grad`` inside ``batches``. Kinds that generate call
-    ``forward.model.generate(...)`` on the batches themselves.
+    In a run of several processes each takes every so-manieth batch, and all have the answers to all of them.
     """
 
     model: Any
@@ -90,29 +100,51 @@ class Forward:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def batches(
-        self, rows: Sequence[Feature], collate: Collator, batch_size: int | None = None
-    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """(numbers of the features, their batch on the model's device), of like lengths together, longest first.
+    def run(
+        self, rows: Sequence[Feature], collate: Collator, step: Step, batch_size: int | None = None
+    ) -> tuple[list[Any], float | None]:
+        """(the answers to all features in their order, the mean loss or None where no step found one).
 
-        The order depends on the rows alone, so the same rows always meet in the same batch.
+        Batches hold features of like lengths, the longest first. They depend on the rows alone, so that the same rows
+        meet in the same batch and sums have the same order, however many processes share them.
+
+        Args:
+            rows: the features.
+            collate: makes batches of them.
+            step: given the numbers of a batch's features and the batch on the model's device, with the model in
+                evaluation mode and under ``no_grad``.
+            batch_size: instead of the usual one.
         """
-        import torch
-
         size = batch_size or self.batch_size
         order = sorted(range(len(rows)), key=lambda number: (-len(rows[number]["input_ids"]), number))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        first, processes = share(self.model)
         was_training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(order), size):
-                numbers = order[start : start + size]
-                batch = collate([rows[number] for number in numbers])
-                moved = {name: v.to(self.device) if hasattr(v, "to") else v for name, v in batch.items()}
-                with torch.no_grad(), self.context():
-                    yield numbers, moved
-                self.progress(len(numbers))
+            own = [(n, self._outcome(rows, batches[n], collate, step)) for n in range(first, len(batches), processes)]
         finally:
             self.model.train(was_training)
+        outcomes = dict(gathered(own, processes))
+        self.progress(len(rows) - sum(len(batches[number]) for number, _ in own))
+        answers: list[Any] = [None] * len(rows)
+        total, weight = 0.0, 0
+        for number, numbers in enumerate(batches):
+            found, loss, count = outcomes[number]
+            total, weight = total + loss, weight + count
+            for place, answer in zip(numbers, found, strict=True):
+                answers[place] = answer
+        return answers, total / weight if weight else None
+
+    def _outcome(self, rows: Sequence[Feature], numbers: list[int], collate: Collator, step: Step) -> Outcome:
+        import torch
+
+        batch = collate([rows[number] for number in numbers])
+        moved = {name: v.to(self.device) if hasattr(v, "to") else v for name, v in batch.items()}
+        with torch.no_grad(), self.context():
+            outcome = step(numbers, moved)
+        self.progress(len(numbers))
+        return outcome
 
 
 class Kind(Protocol):
@@ -129,12 +161,14 @@ class Kind(Protocol):
     Attributes:
         auto_class: name of the class in transformers whose ``from_pretrained`` makes the model.
         task_type: PEFT's name of it, such as ``SEQ_CLS``.
+        fits: which models these are, for the message that one is none of them.
         trains_head: weights outside the base model (classifier, fresh pooler) train and are saved with an adapter.
             False where they come with the model (``lm_head``).
     """
 
     auto_class: str
     task_type: str
+    fits: str = "an encoder, such as BERT, RoBERTa or DeBERTa"
     trains_head: bool = True
 
     def columns(self, task: Task, *, labelled: bool = True) -> tuple[str, ...]:
@@ -185,6 +219,14 @@ class Kind(Protocol):
                 unless it is for training.
         """
         ...
+
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        """Names of all that ``score`` finds."""
+        return task.metrics
+
+    def unfit(self, task: Task) -> str:
+        """Why an answer does not fit, for kinds whose ``encode`` leaves examples out or cuts answers."""
+        return f"their answers do not fit into task.max_length ({task.max_length} tokens)"
 
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
         """Pads features to their longest. The padding side is the kind's business: set by batch, not kept."""

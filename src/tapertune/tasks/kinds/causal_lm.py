@@ -25,6 +25,7 @@ class CausalLM(Generated):
 
     auto_class = "AutoModelForCausalLM"
     task_type = "CAUSAL_LM"
+    fits = "a decoder, such as Llama or smollm2"
 
     def check_model(self, task: Task, config: Any, tokenizer: Any) -> None:
         from transformers.models.auto.modeling_auto import (
@@ -33,13 +34,13 @@ class CausalLM(Generated):
         )
 
         task, name = generation_task(task), config.model_type
-        if config.is_encoder_decoder:
+        if getattr(config, "is_encoder_decoder", False):
             raise TapertuneError(f"task {task.name} is set up for decoders and {name} is an encoder-decoder: "
                                  "set task.kind to seq2seq")  # fmt: skip
         masked = name in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
         if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or masked:
             raise TapertuneError(f"task {task.name} needs a model that writes text, and {name} is an encoder: "
-                                 "use a decoder, such as smollm2")  # fmt: skip
+                                 f"use {self.fits}")  # fmt: skip
         check_end_token(tokenizer)
         positions = getattr(config, "max_position_embeddings", None)
         wanted = task.max_length + task.generating.max_new_tokens
@@ -54,13 +55,17 @@ class CausalLM(Generated):
     ) -> Encoded:
         task = generation_task(task)
         whole, cut = _with_answers(task, examples, tokenizer, max_length)
+        unfit = sum("answer" in example and row is None for example, row in zip(examples, whole, strict=True))
         if train:
             owners = [number for number, feature in enumerate(whole) if feature is not None]
             rows = [feature for feature in whole if feature is not None]
-            return Encoded(rows=rows, examples=examples, owners=owners, truncated=sum(cut))
-        prompts, cut = _prompts(task, examples, tokenizer, max_length)
-        owners = list(range(len(prompts)))
-        return Encoded(rows=prompts, examples=examples, owners=owners, extras=whole, truncated=sum(cut))
+            return Encoded(rows=rows, examples=examples, owners=owners, truncated=sum(cut), left_out=unfit)
+        rows, cut = _prompts(task, examples, tokenizer, max_length)
+        owners = list(range(len(rows)))
+        return Encoded(rows=rows, examples=examples, owners=owners, extras=whole, truncated=sum(cut), left_out=unfit)
+
+    def unfit(self, task: Task) -> str:
+        return f"prompt and answer together do not fit into task.max_length ({task.max_length} tokens)"
 
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
         return collator(tokenizer, left=not train)

@@ -109,7 +109,7 @@ def class_number(task: Task, value: Any) -> int:
 def found_labels(task: Task, rows: Iterable[tuple[Place, Row]]) -> tuple[str, ...]:
     """The classes that the training rows hold: numbers in their own order (2 before 10), then names."""
     found: set[int | str] = set()
-    where = "the training data"
+    where, none = "the training data", ""
     for place, row in rows:
         where = place.rpartition(", ")[0]
         value = row.get(task.label)
@@ -118,7 +118,9 @@ def found_labels(task: Task, rows: Iterable[tuple[Place, Row]]) -> tuple[str, ..
             found.add(number)
         elif isinstance(value, str) and value.strip():
             found.add(value)
-        # What is neither is a row that cannot be used, which ``check`` says of it.
+        else:  # a row that cannot be used, which ``check`` says of it
+            none = none or f", and {value!r}, which is neither a whole number nor a name"
     if len(found) < 2:
-        raise TapertuneError(f"{where}: column {task.label!r} holds one class only; there must be at least two")
+        what = f"one class only ({next(iter(found))})" if found else "no class"
+        raise TapertuneError(f"{where}: column {task.label!r} holds {what}{none}; there must be at least two")
     return tuple(str(value) for value in sorted(found, key=lambda v: (isinstance(v, str), v)))

@@ -14,7 +14,7 @@ from ..answers import final_answer, is_answer
 from ..base import Task
 from ..generation import TEXT_METRICS, GenerationTask
 from ..prompts import IGNORED, NEXT_TURN, ROLES
-from .base import Collator, Example, Feature, Forward, Kind, Predicted, Row, Scores
+from .base import Collator, Example, Feature, Forward, Kind, Outcome, Predicted, Row, Scores
 from .classification import class_number
 
 _LOGITS = 2**27  # a batch whose loss is computed makes at most so many numbers (half a gigabyte)
@@ -180,26 +180,27 @@ def mean_loss(forward: Forward, rows: list[Feature], *, shifted: bool) -> float 
     longest = max(len(row["labels"]) for row in rows)
     vocabulary = forward.model.get_input_embeddings().num_embeddings
     size = max(1, min(forward.batch_size, _LOGITS // (longest * vocabulary)))
-    total, count = 0.0, 0
-    for _, batch in quiet.batches(rows, collator(forward.tokenizer), size):
+
+    def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
         labels = batch["labels"][:, 1:] if shifted else batch["labels"]
         tokens = int((labels != IGNORED).sum())
-        total += float(forward.model(**batch).loss) * tokens
-        count += tokens
-    return total / count
+        return [None] * len(numbers), float(forward.model(**batch).loss) * tokens, tokens
+
+    return quiet.run(rows, collator(forward.tokenizer), step, size)[1]
 
 
 def generate(task: GenerationTask, forward: Forward, rows: list[Feature], *, decoder: bool) -> list[str]:
     """The model's answer to each row."""
     config = generation_config(task, forward)
-    found = [""] * len(rows)
     size = max(1, forward.batch_size // task.generating.num_beams)
-    for numbers, batch in forward.batches(rows, collator(forward.tokenizer, left=decoder), size):
+
+    def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
         ids = forward.model.generate(**batch, generation_config=config)
         new = ids[:, batch["input_ids"].shape[1] :] if decoder else ids
-        for number, text in zip(numbers, forward.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            found[number] = trimmed(task, text)
-    return found
+        texts = forward.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [trimmed(task, text) for text in texts], 0.0, 0
+
+    return forward.run(rows, collator(forward.tokenizer, left=decoder), step, size)[0]
 
 
 def trimmed(task: GenerationTask, text: str) -> str:

@@ -13,7 +13,7 @@ from ..base import Task
 from ..spans import Span, Window, best_span, positions, window
 from ..squad import QuestionTask
 from ..squad_metrics import best, best_threshold, exact_match, f1, f1_or_none
-from .base import Collator, Encoded, Example, Feature, Forward, Kind, Predicted, Row, Scores
+from .base import Collator, Encoded, Example, Feature, Forward, Kind, Outcome, Predicted, Row, Scores
 
 _POSITIONS = ("start_positions", "end_positions")
 
@@ -70,7 +70,15 @@ class QuestionAnswering(Kind):
                 row |= zip(_POSITIONS, _target(examples[owner], place), strict=True)
             rows.append(row)
             windows.append(place)
-        return Encoded(rows=rows, examples=examples, owners=owners, extras=windows, truncated=cut)
+        encoded = Encoded(rows=rows, examples=examples, owners=owners, extras=windows, truncated=cut)
+        return _answerable(encoded) if train else encoded
+
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        best = [f"best_{name}{end}" for name in ("f1", "em") for end in ("", "_threshold")]
+        return (*task.metrics, *(best if _own(task).unanswerable else ()))
+
+    def unfit(self, task: Task) -> str:
+        return f"no window of task.max_length ({task.max_length} tokens) holds their answer whole"
 
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
         from transformers import DataCollatorWithPadding
@@ -78,19 +86,20 @@ class QuestionAnswering(Kind):
         return DataCollatorWithPadding(tokenizer)
 
     def predict(self, task: Task, forward: Forward, encoded: Encoded) -> Predicted:
-        found: list[list[tuple[Window, Any, Any]]] = [[] for _ in encoded.examples]
-        labelled, total = _POSITIONS[0] in encoded.rows[0], 0.0
-        for numbers, batch in forward.batches(encoded.rows, self.collator(task, forward.tokenizer, train=False)):
+        def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
             output = forward.model(**batch)
-            starts, ends = output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()
-            for position, number in enumerate(numbers):
-                parts = (encoded.extras[number], starts[position], ends[position])
-                found[encoded.owners[number]].append(parts)
-            if labelled:
-                total += float(output.loss) * len(numbers)
+            starts, ends = (logits.float().cpu().numpy() for logits in (output.start_logits, output.end_logits))
+            scores = list(zip(starts, ends, strict=True))
+            labelled = _POSITIONS[0] in batch
+            return (scores, float(output.loss) * len(numbers), len(numbers)) if labelled else (scores, 0.0, 0)
+
+        scores, loss = forward.run(encoded.rows, self.collator(task, forward.tokenizer, train=False), step)
+        found: list[list[tuple[Window, Any, Any]]] = [[] for _ in encoded.examples]
+        for owner, place, (starts, ends) in zip(encoded.owners, encoded.extras, scores, strict=True):
+            found[owner].append((place, starts, ends))
         pairs = zip(encoded.examples, found, strict=True)
         answers = [best_span(example["context"], windows, _own(task).max_answer) for example, windows in pairs]
-        return Predicted(answers=answers, loss=total / len(encoded) if labelled else None)
+        return Predicted(answers=answers, loss=loss)
 
     def score(self, task: Task, predicted: Predicted, examples: Sequence[Example]) -> Scores:
         own = _own(task)
@@ -126,6 +135,24 @@ def _text(task: QuestionTask, answer: Span) -> str:
     return "" if task.unanswerable and answer.difference > task.threshold else answer.text
 
 
+def _answerable(encoded: Encoded) -> Encoded:
+    """Without the examples whose answer is whole in no window: they would teach that there is none."""
+    found = {
+        owner
+        for row, owner, place in zip(encoded.rows, encoded.owners, encoded.extras, strict=True)
+        if encoded.examples[owner]["start"] is None or row[_POSITIONS[0]] != place.null
+    }
+    kept = [number for number, owner in enumerate(encoded.owners) if owner in found]
+    return Encoded(
+        rows=[encoded.rows[number] for number in kept],
+        examples=encoded.examples,
+        owners=[encoded.owners[number] for number in kept],
+        extras=[encoded.extras[number] for number in kept],
+        truncated=encoded.truncated,
+        left_out=len(encoded.examples) - len(found),
+    )
+
+
 def _answers(task: Task, value: Any, context: str) -> list[tuple[str, int]]:
     """Answers with their first characters, from ``{"text": [..], "answer_start": [..]}`` or a list of single ones."""
     if isinstance(value, dict):
@@ -137,11 +164,13 @@ def _answers(task: Task, value: Any, context: str) -> list[tuple[str, int]]:
     if texts is None or starts is None or len(texts) != len(starts):
         raise fields.bad(task.label, value, 'answers such as {"text": ["Rome"], "answer_start": [12]}')
     for text, start in zip(texts, starts, strict=True):
-        if not isinstance(text, str) or not isinstance(start, int):
+        if not isinstance(text, str) or not text.strip() or not isinstance(start, int):
             raise fields.bad(task.label, value, "answers of text with whole numbers as their first characters")
         if start < 0 or context[start : start + len(text)] != text:
             raise fields.bad(task.label, value, f"what the context has there; at {start} it does not have {text!r}")
-    return list(zip(texts, starts, strict=True))
+    # Tokens do not hold the white space around them, so that an answer with some would be found in none.
+    pairs = zip(texts, starts, strict=True)
+    return [(text.strip(), start + len(text) - len(text.lstrip())) for text, start in pairs]
 
 
 def _cut(questions: list[str], tokenizer: Any, most: int) -> tuple[list[str], int]:

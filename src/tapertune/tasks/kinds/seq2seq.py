@@ -25,13 +25,14 @@ class Seq2Seq(Generated):
 
     auto_class = "AutoModelForSeq2SeqLM"
     task_type = "SEQ_2_SEQ_LM"
+    fits = "an encoder-decoder, such as BART or T5"
 
     def check_model(self, task: Task, config: Any, tokenizer: Any) -> None:
         task, name = generation_task(task), config.model_type
-        if not config.is_encoder_decoder:
+        if not getattr(config, "is_encoder_decoder", False):
             raise TapertuneError(
-                f"task {task.name} is set up for encoder-decoders, and {name} is none: for a decoder set task.kind to "
-                "causal_lm"
+                f"task {task.name} is set up for encoder-decoders, such as BART or T5, and {name} is none: for a "
+                "decoder set task.kind to causal_lm"
             )
         check_end_token(tokenizer)
         positions = getattr(config, "max_position_embeddings", None)
@@ -51,17 +52,32 @@ class Seq2Seq(Generated):
         rows: list[Feature] = []
         owners: list[int] = []
         targets: list[Feature | None] = []
-        cut = 0
+        cut = answers_cut = left_out = 0
         for number, example in enumerate(examples):
             ids, shortened = _source(task, example, tokenizer, max_length)
             labels, too_long = _target(task, example, tokenizer) if "answer" in example else (None, False)
+            answers_cut += too_long and labels is not None
+            left_out += too_long and labels is None
             if train and labels is None:
                 continue
             rows.append({"input_ids": ids, "labels": labels} if train else {"input_ids": ids})
             owners.append(number)
             targets.append(None if labels is None else {"input_ids": ids, "labels": labels})
-            cut += shortened or (too_long and labels is not None)
-        return Encoded(rows=rows, examples=examples, owners=owners, extras=[] if train else targets, truncated=cut)
+            cut += shortened
+        return Encoded(
+            rows=rows,
+            examples=examples,
+            owners=owners,
+            extras=[] if train else targets,
+            truncated=cut,
+            answers_cut=answers_cut,
+            left_out=left_out,
+        )
+
+    def unfit(self, task: Task) -> str:
+        own = generation_task(task)
+        hint = "" if own.cut_answers else "; task.cut_answers keeps such rows and cuts the answers"
+        return f"they are longer than task.max_answer_length ({own.max_answer_length} tokens){hint}"
 
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
         return collator(tokenizer)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import fields
 from ..base import Task
-from .base import Collator, Encoded, Example, Feature, Forward
+from .base import Collator, Encoded, Example, Feature, Forward, Outcome
 
 
 def texts(task: Task, row: dict[str, Any]) -> list[str]:
@@ -30,7 +30,8 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Enco
     for row, example in zip(rows, examples, strict=True):
         if "label" in example:
             row["labels"] = example["label"]
-    return Encoded(rows=rows, examples=examples, owners=list(range(len(rows))), truncated=len(long))
+    empty = sum(not any(text.strip() for text in example["texts"]) for example in examples)
+    return Encoded(rows=rows, examples=examples, owners=list(range(len(rows))), truncated=len(long), empty=empty)
 
 
 def collator(tokenizer: Any) -> Collator:
@@ -41,14 +42,11 @@ def collator(tokenizer: Any) -> Collator:
 
 def logits(forward: Forward, encoded: Encoded) -> tuple[np.ndarray, float | None]:
     """The model's outputs (rows x classes, or rows x 1) in order, and the mean loss of rows with labels."""
-    found: list[Any] = [None] * len(encoded)
-    total = 0.0
-    labelled = "labels" in encoded.rows[0]
-    for numbers, batch in forward.batches(encoded.rows, collator(forward.tokenizer)):
+
+    def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
         output = forward.model(**batch)
-        values = output.logits.float().cpu().numpy()
-        for number, row in zip(numbers, values, strict=True):
-            found[number] = row
-        if labelled:
-            total += float(output.loss) * len(numbers)
-    return np.stack(found), total / len(encoded) if labelled else None
+        values = list(output.logits.float().cpu().numpy())
+        return (values, float(output.loss) * len(numbers), len(numbers)) if "labels" in batch else (values, 0.0, 0)
+
+    found, loss = forward.run(encoded.rows, collator(forward.tokenizer), step)
+    return np.stack(found), loss

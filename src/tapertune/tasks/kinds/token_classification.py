@@ -12,7 +12,7 @@ from ...errors import TapertuneError
 from .. import fields
 from ..base import Task
 from ..entities import has_prefixes, overlap
-from .base import Collator, Encoded, Example, Feature, Forward, Kind, Place, Predicted, Row, Scores
+from .base import Collator, Encoded, Example, Feature, Forward, Kind, Outcome, Place, Predicted, Row, Scores
 from .classification import class_number, found_labels, label_names
 
 _IGNORED = -100
@@ -82,21 +82,19 @@ class TokenClassification(Kind):
         return DataCollatorForTokenClassification(tokenizer)
 
     def predict(self, task: Task, forward: Forward, encoded: Encoded) -> Predicted:
-        answers: list[list[str]] = [[] for _ in encoded.rows]
-        labelled, total, count = "labels" in encoded.rows[0], 0.0, 0
-        for numbers, batch in forward.batches(encoded.rows, self.collator(task, forward.tokenizer, train=False)):
+        def tags(number: int, best: Any) -> list[str]:
+            firsts, words = encoded.extras[number], range(len(encoded.examples[number]["words"]))
+            return [task.labels[best[firsts[word]]] if word in firsts else _CUT_OFF for word in words]
+
+        def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
             output = forward.model(**batch)
             best = output.logits.argmax(-1).cpu().numpy()
-            for position, number in enumerate(numbers):
-                firsts = encoded.extras[number]
-                words = range(len(encoded.examples[number]["words"]))
-                answers[number] = [
-                    task.labels[best[position][firsts[word]]] if word in firsts else _CUT_OFF for word in words
-                ]
-            if labelled:
-                tagged = int((batch["labels"] != _IGNORED).sum())
-                total, count = total + float(output.loss) * tagged, count + tagged
-        return Predicted(answers=answers, loss=total / count if labelled else None)
+            found = [tags(number, row) for number, row in zip(numbers, best, strict=True)]
+            tagged = int((batch["labels"] != _IGNORED).sum()) if "labels" in batch else 0
+            return found, float(output.loss) * tagged if tagged else 0.0, tagged
+
+        answers, loss = forward.run(encoded.rows, self.collator(task, forward.tokenizer, train=False), step)
+        return Predicted(answers=answers, loss=loss)
 
     def score(self, task: Task, predicted: Predicted, examples: Sequence[Example]) -> Scores:
         golds = [[task.labels[tag] for tag in example["tags"]] for example in examples]

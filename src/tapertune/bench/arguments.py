@@ -1,0 +1,80 @@
+"""The ``training`` block: fields of transformers' TrainingArguments under their own names."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import TapertuneError, bad_value, nearest
+
+DEFAULT_LEARNING_RATE = {"aflora": 1e-2, "full": 1e-4}
+_LEAST = {
+    "learning_rate": 0, "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
+}  # fmt: skip
+_OURS = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "disable_tqdm": "no setting: the command shows its own progress",
+    "resume_from_checkpoint": "the option --resume",
+    "save_only_model": "no setting: a run can be resumed",
+}
+
+
+def training_defaults(method: str) -> dict[str, Any]:
+    """What is used where a run file says nothing."""
+    return {
+        "learning_rate": DEFAULT_LEARNING_RATE.get(method, 1e-3),
+        "warmup_steps": 0.06,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 64,
+        "num_train_epochs": 3,
+        "logging_steps": 10,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "optim": "adamw_torch_fused",  # an adapter is many small tensors: several times the speed of one after another
+        "train_sampling_strategy": "group_by_length",  # rows of like length share a batch, so that little is padding
+    }
+
+
+def check_training(training: dict[str, Any]) -> dict[str, Any]:
+    """The block again, checked.
+
+    Raises:
+        TapertuneError: a name is no field of TrainingArguments, or its value is of another type or too small.
+    """
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    names = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    for key, value in training.items():
+        if key in _OURS:
+            raise TapertuneError(f"training.{key} is set elsewhere ({_OURS[key]})")
+        if key not in names:
+            guess = nearest(key, names)
+            hint = f"did you mean {f'training.{guess}'!r}? " if guess else ""
+            raise TapertuneError(
+                f"unknown setting {f'training.{key}'!r}: {hint}Allowed: the fields of transformers.TrainingArguments"
+            )
+        try:
+            TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise bad_value(f"training.{key}", value, _wanted(hints[key])) from error
+        if key in _LEAST and value is not None and value < _LEAST[key]:
+            raise bad_value(f"training.{key}", value, f"{_LEAST[key]} or more")
+    if training.get("max_steps") == 0:
+        raise bad_value("training.max_steps", 0, "1 or more, or -1 for whole epochs")
+    if training.get("num_train_epochs", 1) <= 0:
+        raise bad_value("training.num_train_epochs", training["num_train_epochs"], "more than 0")
+    return training
+
+
+def _wanted(hint: Any) -> str:
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    parts = typing.get_args(hint) or (hint,)
+    named = dict.fromkeys(kinds.get(part) or str(getattr(part, "__name__", part)) for part in parts)
+    return " or ".join(named)

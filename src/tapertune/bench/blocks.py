@@ -1,0 +1,76 @@
+"""The blocks of a run file, each checked by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..tasks import Task, declare
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TaskBlock(BaseModel):
+    """What to learn, and where its rows are. Other keys are fields of the task itself, which checks them."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str = Field(description="a GLUE task, text_classification or regression")
+    data: str | None = Field(None, description="folder of the data, or sample for the one that is shipped")
+    train: str | None = Field(None, description="training file, instead of a folder")
+    validation: str | None = Field(None, description="validation file, instead of a folder")
+    hub: str | None = Field(None, description="data set on the hub, as NAME or NAME:CONFIGURATION")
+    max_length: int = Field(0, gt=0, description="tokens at which texts are cut; without it, the task's own")
+    train_rows: int | None = Field(None, gt=0, description="take the first so many training rows")
+    validation_rows: int | None = Field(None, gt=0, description="take the first so many validation rows")
+    skip_bad_rows: bool = Field(False, description="leave out rows that cannot be used, however many")
+    stream: bool = Field(False, description="read training rows as they are needed (with training.max_steps)")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def declaration(self) -> Task:
+        """The task's declaration.
+
+        Raises:
+            TapertuneError: no such task, or a field that is no setting of it or has a wrong value.
+        """
+        changes: dict[str, Any] = {} if not self.max_length else {"max_length": self.max_length}
+        if self.hub is not None:
+            name, _, configuration = self.hub.partition(":")
+            changes["hub"] = (name, configuration)
+        return dataclasses.replace(declare(self.name, self.fields, list(TaskBlock.model_fields)), **changes)
+
+
+class MethodBlock(BaseModel):
+    """The method's name; every other key goes to its config, which checks it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str = Field(description="a method, or full or head")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class HeadBlock(Block):
+    """What holds for parameters outside the adapter, such as the classifier: the optimizer's settings, and dropout."""
+
+    learning_rate: float | None = Field(None, gt=0, description="learning rate; none: that of the adapter")
+    weight_decay: float | None = Field(None, ge=0, description="weight decay; none: that of the adapter")
+    dropout: float | None = Field(None, ge=0, lt=1, description="before the classifier; none: the model's own")
+
+
+class QuantizationBlock(Block):
+    """How bitsandbytes quantises the base model's linear layers while it is loaded; the head stays whole."""
+
+    bits: Literal[4, 8] = Field(description="4 or 8")
+    type: Literal["nf4", "fp4"] = Field("nf4", description="of the numbers of 4 bits: nf4 or fp4")
+    double: bool = Field(False, description="quantise the scales of 4 bits too")
+    compute_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of products with weights of 4 bits; none: dtype"
+    )

@@ -1,0 +1,76 @@
+"""Base models that bitsandbytes quantises while they are loaded, and what counts as a parameter in them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import TapertuneError
+from .blocks import QuantizationBlock
+
+
+def quantization_config(block: QuantizationBlock, dtype: str, auto: Any, config: Any) -> BitsAndBytesConfig:
+    """The block as transformers wants it.
+
+    Args:
+        block: of the run file.
+        dtype: of the weights that are not quantised.
+        auto: the class that makes the model.
+        config: the model's.
+
+    Raises:
+        TapertuneError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TapertuneError("quantization needs bitsandbytes, which is not installed: pip install 'tapertune[quant]'")
+    whole = _outside_the_body(auto, config)
+    if block.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=block.type,
+        bnb_4bit_use_double_quant=block.double,
+        bnb_4bit_compute_dtype=getattr(torch, block.compute_dtype or dtype),
+        llm_int8_skip_modules=whole,
+    )
+
+
+def _outside_the_body(auto: Any, config: Any) -> list[str]:
+    """Modules beside the base model, and a pooler in it: where they start at random, they train whole."""
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    beside = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    return beside + [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Has bitsandbytes compute alike in training and evaluation.
+
+    On processors with bfloat16 instructions it lays weights of 4 bits out anew when they are first evaluated, for
+    kernels without gradients, and leaves them so: training would go on without the gradients of lower layers.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (bitsandbytes' class is not imported)
+
+
+def weights(module: nn.Module) -> int:
+    """Elements of a linear layer's matrix, however they are packed."""
+    if isinstance(module, Conv1D):
+        return module.weight.numel()
+    assert isinstance(module, nn.Linear), "only linear layers have a matrix"
+    return module.in_features * module.out_features
+
+
+def sizes(model: nn.Module) -> dict[str, int]:
+    """Elements of each parameter by name."""
+    found = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and f"{name}.weight" in found:
+            found[f"{name}.weight"] = weights(module)
+    return found
