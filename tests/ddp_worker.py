@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -10,9 +11,10 @@ from tiny import batch, tiny_bert
 from torch import distributed
 
 import tapertune
+from tapertune.host.folding import folded
 
 
-def worker(rank: int, folder: str) -> None:
+def worker(rank: int, folder: str, plan: dict[str, Any] | None = None) -> None:
     distributed.init_process_group(
         "gloo", timeout=timedelta(seconds=60), init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
@@ -21,7 +23,7 @@ def worker(rank: int, folder: str) -> None:
     config = tapertune.make_config("aflora", r=2, projection_scope="all")
     model = torch.nn.parallel.DistributedDataParallel(get_peft_model(tiny_bert(), config))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    plan = {"schedule": {"warmup": 2, "cooldown": 3, "every": 1}}
+    plan = {"schedule": {"warmup": 2, "cooldown": 3, "every": 1}, **(plan or {})}
     controller = tapertune.attach(model, optimizer, total_steps=10, plan=plan)
     moved = {}
     for t in range(10):
@@ -33,7 +35,7 @@ def worker(rank: int, folder: str) -> None:
             moved.setdefault(name, value)
             assert torch.equal(moved[name], value), f"{name} moved after it was frozen"
             assert controller.handles[name].parameter not in optimizer.state
-    assert len(controller.frozen) == 24
+    assert len(controller.frozen) == 24 and not any(folded(m) for m in model.modules())
     weights = {name: p.detach() for name, p in model.named_parameters()}
     torch.save({"frozen": controller.frozen, "weights": weights}, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()

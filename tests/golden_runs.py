@@ -80,6 +80,8 @@ def replay_budget(run: dict[str, Any], method: str, orth: dict[str, Any], **sett
             optimizer.zero_grad()
             task_loss.backward()
             optimizer.step()
+            if runner.final is not None:
+                decisions.setdefault(t, runner.final)
             threshold = run["threshold"][t]
             assert (t in decisions) == (threshold == threshold), t
             if t in decisions:

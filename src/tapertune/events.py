@@ -13,7 +13,7 @@ start       ``method``, ``adapter``, ``total_steps``, ``plan`` (object or null),
             (``attention`` or ``ffn``), ``shape``, ``trainable``}, ``other_trainable`` (parameters outside the adapter,
             such as a classifier), ``trainable`` (all trainable parameters)
 freeze      ``names`` (factor names), ``threshold`` (float or null), ``remaining`` (the schedule's value, 0 to 1),
-            ``trainable`` (after freezing)
+            ``trainable`` (after freezing), and ``folded`` (modules computed as one weight by now) where the plan folds
 prune       ``ranks`` (rank components in use by module, of all modules), ``budget`` (int or null), ``threshold``,
             ``remaining``, ``removed`` (whether the others' parameters are gone, not only masked), ``trainable``
 loss        ``loss``, and ``lr``, ``grad_norm`` where known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tapertune.adapt import (
     MeanBelowQuantile,
     Scene,
     Scores,
+    blocks,
 )
 
 
@@ -27,7 +29,7 @@ def parameters(seed: int = 0) -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((2, 3), (4,), (3, 1))]
 
 
-def averages(importance: Gradient, params: list[nn.Parameter]) -> Averages:
+def averages(importance: Any, params: list[nn.Parameter]) -> Averages:
     names = [str(i) for i in range(len(params))]
     return Averages(importance, names, [p.shape for p in params], torch.device("cpu"), torch.float64)
 
@@ -41,7 +43,12 @@ SIGNALS = {
 
 @pytest.mark.parametrize("kind", SIGNALS)
 @pytest.mark.parametrize("window", [None, 1, 3])
-def test_averages_equal_the_formulas(kind: type[Gradient], window: int | None) -> None:
+@pytest.mark.parametrize("limit", [None, 7, 1], ids=["one block", "two", "three"])
+def test_averages_equal_the_formulas(
+    kind: type[Gradient], window: int | None, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if limit is not None:
+        monkeypatch.setattr(blocks, "_CPU", limit)
     params = parameters()
     mine = averages(kind(beta1=0.8, beta2=0.9, window=window), params)
     mean = [torch.zeros_like(p) for p in params]
@@ -83,6 +90,39 @@ def test_one_bad_gradient_does_no_lasting_harm(window: int | None) -> None:
     assert mine.scores().elements.isfinite().all()
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_what_is_not_finite_counts_as_the_mean(window: int | None) -> None:
+    params, bad = parameters(), parameters()
+    mine, other = averages(Gradient(window=window), params), averages(Gradient(window=window), bad)
+    for step in range(6):
+        for p, q in zip(params, bad, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        if step == 5:
+            # what the mean (of the window, within one) is by now, and nothing that could be taken for a number
+            mean = mine.mean if window is None else mine.window
+            first = mean[:6].view(2, 3)
+            assert params[0].grad is not None and bad[0].grad is not None
+            params[0].grad[0] = first[0]
+            bad[0].grad[0] = torch.tensor([math.nan, math.inf, -math.inf])
+        mine.observe(step, params)
+        other.observe(step, bad)
+    torch.testing.assert_close(other.state_dict(), mine.state_dict())
+
+
+def test_scaled_gradients_are_seen_unscaled() -> None:
+    params = parameters()
+    mine, scaled = averages(GradientTimesWeight(), params), averages(GradientTimesWeight(), params)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    mine.observe(0, params)
+    for p in params:
+        assert p.grad is not None
+        p.grad.mul_(1024)
+    scaled.observe(0, params, torch.tensor(1 / 1024))
+    torch.testing.assert_close(scaled.state_dict(), mine.state_dict())
+
+
 def test_a_missing_gradient_counts_as_zero_and_a_zero_weight_is_not_observed() -> None:
     params = parameters()
     mine = averages(Gradient(), params)
@@ -111,6 +151,23 @@ def test_dropping_keeps_the_rest_as_it_was() -> None:
     mine.drop(["0", "2"])
     assert mine.mean.numel() == 0
     mine.observe(6, [])
+
+
+def test_cutting_keeps_the_rest_as_it_was_and_goes_on() -> None:
+    params = parameters()
+    mine = averages(Gradient(window=2), params)
+    for step in range(6):
+        if step == 3:
+            index = torch.tensor([0, 2])
+            before = mine.scores().shaped()
+            mine.take({"0": (1, index), "1": (0, index), "elsewhere": (0, index)})
+            after = mine.scores().shaped()
+            torch.testing.assert_close(after, {"0": before["0"][:, index], "1": before["1"][index], "2": before["2"]})
+            params = [nn.Parameter(p.detach()) for p in (params[0][:, index], params[1][index], params[2])]
+        for p in params:
+            p.grad = torch.randn_like(p)
+        mine.observe(step, params)
+    assert [tuple(s.shape) for s in mine.scores().shaped().values()] == [(2, 2), (2,), (3, 1)]
 
 
 def scores_of(groups: list[list[float]]) -> Scores:

@@ -328,7 +328,10 @@ def test_bad_state_files(tmp_path: Path) -> None:
 def test_accelerate_with_accumulation(tmp_path: Path) -> None:
     """One controller step per real optimizer step, through Accelerate's wrapper."""
     from accelerate import Accelerator
+    from accelerate.state import GradientState
 
+    # a Trainer of an earlier test that is not collected yet would count as still at its data
+    GradientState._reset_state()
     model, optimizer = start()
     accelerator = Accelerator(gradient_accumulation_steps=3, cpu=True)
     model, optimizer = accelerator.prepare(model, optimizer)

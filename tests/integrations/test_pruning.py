@@ -28,7 +28,14 @@ FREEZE = {
     "schedule": {"kind": "cubic", "warmup": 8, "cooldown": 4, "every": 1},
     "policy": {"kind": "lowest_fraction", "factors": ["A", "B"]},
 }
-PLANS = {"prune": PRUNE, "prune and freeze": [PRUNE, FREEZE], "masked": {**PRUNE, "compact": "never"}}
+ON_EVENT = {**PRUNE, "compact": "on_event"}
+PLANS = {
+    "prune": PRUNE,
+    "prune and freeze": [PRUNE, FREEZE],
+    "masked": {**PRUNE, "compact": "never"},
+    "on event": ON_EVENT,
+    "on event and freeze": [ON_EVENT, FREEZE],
+}
 
 
 def start(plan: Any) -> tuple[PeftModel, torch.optim.Optimizer]:

@@ -12,7 +12,7 @@ from torch import nn
 
 import tapertune
 from tapertune.host import ChainLayer
-from tapertune.kernels import fused
+from tapertune.kernels import Part, fused, fused_parts
 from tapertune.methods import METHODS
 
 # kernels are compared without anything that decides
@@ -70,6 +70,22 @@ def test_the_same_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", LINEAR)
+def test_the_same_training_under_dropout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel draws the same masks, one for layers that read the same input."""
+
+    def losses(kernel: str) -> list[float]:
+        model = adapted(name, tiny_bert().double(), dropout=0.3).double().train()
+        torch.manual_seed(5)
+        return trained(model, monkeypatch, kernel)
+
+    expected = losses("reference")
+    assert losses("fused") == pytest.approx(expected, abs=1e-10)
+    assert losses("folded") == pytest.approx(expected, abs=1e-10)
+    assert losses("reference") == expected
+    assert trained(adapted(name, tiny_bert().double()).double(), monkeypatch, "fused") != pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", LINEAR)
 def test_autocast_and_checkpointing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {}
     for kernel in ("fused", "folded"):
@@ -85,11 +101,12 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     calls: list[int] = []
 
-    def count(*args: Any) -> torch.Tensor:
+    def count(*args: Any) -> Any:
         calls.append(1)
-        return fused(*args)
+        return fuse(*args)
 
-    monkeypatch.setattr(layer, "node", count)
+    fuse = layer.fuse
+    monkeypatch.setattr(layer, "fuse", count)
     return calls
 
 
@@ -106,7 +123,7 @@ def test_it_is_what_runs_and_where_it_steps_aside(monkeypatch: pytest.MonkeyPatc
         return adapted("lora", mlp(), target_modules=["0", "2"], **values)
 
     assert fuses(fresh())
-    assert fuses(fresh(dropout=0.5).eval()) and not fuses(fresh(dropout=0.5).train())
+    assert fuses(fresh(dropout=0.5).eval()) and fuses(fresh(dropout=0.5).train())
     two = fresh()
     two.add_adapter("other", tapertune.make_config("lora", r=2, target_modules=["0", "2"]))
     two.base_model.set_adapter(["default", "other"])
@@ -123,7 +140,50 @@ def test_it_is_what_runs_and_where_it_steps_aside(monkeypatch: pytest.MonkeyPatc
     merged = fresh()
     merged.merge_adapter()
     assert not fuses(merged)
-    assert not fuses(adapted("loran", mlp(), target_modules=["0", "2"]))
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_model_is_the_same() -> None:
+    model = adapted("aflora", tiny_bert()).train()
+    plain = model(**batch()).loss
+    plain.backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    loss = compiled(**batch()).loss
+    loss.backward()
+    torch.testing.assert_close(loss, plain)
+    for name, param in model.named_parameters():
+        if name in grads:
+            torch.testing.assert_close(param.grad, grads[name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_several_layers_under_a_mask() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, train: bool = True) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_(train)
+
+    x, mask = draw(2, 4, 6), torch.randint(0, 2, (2, 4, 6), generator=generator, dtype=torch.uint8)
+    widths = (5, 7, 3)
+    base = [(draw(n, 6, train=False), draw(n, train=False) if n > 3 else None) for n in widths]
+    factors = [(draw(2, 6), draw(2) if n != 7 else None, draw(n, 2)) for n in widths]
+    flat = [t for group in factors for t in group if t is not None]
+
+    def node(*_: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parts = [Part(*b, *f, 1.5) for b, f in zip(base, factors, strict=True)]
+        return fused_parts(x, parts, mask, 2.0)
+
+    for (weight, bias), (down, middle, up), y in zip(base, factors, node(), strict=True):
+        z = (x * mask) @ down.T
+        expected = nn.functional.linear(x, weight, bias) + 3.0 * (z if middle is None else z * middle) @ up.T
+        torch.testing.assert_close(y, expected)
+    assert torch.autograd.gradcheck(node, (x, *flat))
+    # an output that nobody uses
+    node()[1].sum().backward()
+    alone = [t.grad for t in (x, *factors[1]) if t is not None]
+    assert factors[0][0].grad is None or not factors[0][0].grad.any()
+    assert all(g is not None and g.any() for g in alone)
 
 
 def test_an_input_without_gradient_costs_no_product_with_the_base() -> None:

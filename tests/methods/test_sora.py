@@ -25,7 +25,7 @@ def test_soft_threshold_is_the_proximal_operator(values: list[float], threshold:
     """It minimises ``(x - g)^2 / 2 + threshold |x|``: no nearby point does better."""
     gate = nn.Parameter(torch.tensor(values, dtype=torch.float64))
     start = gate.detach().clone()
-    shrink(gate, threshold, "soft")
+    shrink([gate], threshold, "soft")
 
     def cost(x: torch.Tensor) -> torch.Tensor:
         return (x - start).square() / 2 + threshold * x.abs()
@@ -37,11 +37,11 @@ def test_soft_threshold_is_the_proximal_operator(values: list[float], threshold:
 def test_the_released_threshold() -> None:
     """Between the threshold and twice it everything becomes zero; what equals the threshold stays."""
     gate = nn.Parameter(torch.tensor([0.5, 0.25, 0.25 + 1e-9, 0.4, 0.1, 0.0, -0.3, -0.25, -0.75], dtype=torch.float64))
-    shrink(gate, 0.25, "released")
+    shrink([gate], 0.25, "released")
     expected = torch.tensor([0.25, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, -0.25, -0.5], dtype=torch.float64)
     torch.testing.assert_close(gate.detach(), expected)
     soft = nn.Parameter(torch.tensor([0.4, 0.25, -0.3], dtype=torch.float64))
-    shrink(soft, 0.25, "soft")
+    shrink([soft], 0.25, "soft")
     torch.testing.assert_close(soft.detach(), torch.tensor([0.15, 0.0, -0.05], dtype=torch.float64))
 
 

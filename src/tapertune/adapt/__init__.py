@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from .actuators import Handle, freeze, optimizer_bytes
+from .averages import Averages
+from .bottom_up import BottomUp
 from .controller import Controller
-from .importance import Averages, Gradient, GradientOverWeight, GradientTimesWeight, Scores
+from .decision import Decision, Policy, Scene
+from .importance import Gradient, GradientOverWeight, GradientTimesWeight, Scores
 from .penalties import L1, Orthogonality
 from .plan import Plan, make_plans, merge
-from .policies import Decision, LowestFraction, MeanBelowQuantile, Policy, Proximal, RankBudget, Scene
+from .policies import LowestFraction, MeanBelowQuantile, Proximal, RankBudget
 from .schedules import Constant, Cubic, Join, Quadratic, Schedule, in_steps
 
 __all__ = [
     "L1",
     "Averages",
+    "BottomUp",
     "Constant",
     "Controller",
     "Cubic",

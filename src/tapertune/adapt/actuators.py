@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .sharding import like, whole
+from .sharding import is_sharded, like, whole
 
 
 class Handle(Protocol):
@@ -62,6 +62,14 @@ class Handle(Protocol):
         """Stops training for good: survives every toggle of the host and is saved with the adapter."""
         ...
 
+    def fold(self) -> bool:
+        """Lets the factor's module, in which nothing trains, be computed as one weight; whether it can be."""
+        ...
+
+    def unfold(self) -> None:
+        """Computes the factor's module as any other again."""
+        ...
+
 
 def freeze(handles: Iterable[Handle], optimizer: Optimizer | None, *, keep_requires_grad: bool = False) -> None:
     """Freezes factors and frees what their training took: gradient and optimizer state.
@@ -83,26 +91,41 @@ def freeze(handles: Iterable[Handle], optimizer: Optimizer | None, *, keep_requi
 
 
 @torch.no_grad()
-def mask(gate: nn.Parameter, keep: torch.Tensor) -> None:
-    """Sets the gate's elements that are not kept to zero. They may come back as long as they are there."""
-    gate.copy_(like(whole(gate).masked_fill(~keep.to(gate.device), 0), gate))
+def mask(gates: Sequence[nn.Parameter], keep: Sequence[Tensor]) -> None:
+    """Sets the gates' elements that are not kept to zero. They may come back as long as they are there."""
+    flat = _read(gates)
+    _write(gates, flat.masked_fill_(~torch.cat([k.to(flat.device) for k in keep]), 0))
 
 
 @torch.no_grad()
-def shrink(gate: nn.Parameter, threshold: float, form: str) -> None:
+def shrink(gates: Sequence[nn.Parameter], threshold: float, form: str) -> None:
     """One proximal step of ``threshold * |g|``: ``sign(g) max(|g| - threshold, 0)``.
 
     ``form="released"`` repeats SoRA's code instead: three assignments in a row, each seeing the one before, so that
     elements below twice the threshold become zero and one that equals the threshold stays.
     """
-    value = whole(gate).clone()
+    value = _read(gates)
     if form == "soft":
         value = value.sign() * (value.abs() - threshold).clamp_min(0)
     else:
-        value[value > threshold] -= threshold
-        value[value < -threshold] += threshold
-        value[value.abs() < threshold] = 0
-    gate.copy_(like(value, gate))
+        value = torch.where(value > threshold, value - threshold, value)
+        value = torch.where(value < -threshold, value + threshold, value)
+        value = value.masked_fill(value.abs() < threshold, 0)
+    _write(gates, value)
+
+
+def _read(gates: Sequence[nn.Parameter]) -> Tensor:
+    """All gates in one new tensor."""
+    return torch.cat([whole(gate).to(gates[0].device) for gate in gates])
+
+
+def _write(gates: Sequence[nn.Parameter], flat: Tensor) -> None:
+    parts = flat.split([gate.numel() for gate in gates])
+    if not any(map(is_sharded, gates)):
+        cast(Any, torch)._foreach_copy_(list(gates), parts)
+        return
+    for gate, part in zip(gates, parts, strict=True):
+        gate.copy_(like(part, gate))
 
 
 def set_data(parameter: nn.Parameter, data: torch.Tensor) -> None:
@@ -118,13 +141,15 @@ def set_data(parameter: nn.Parameter, data: torch.Tensor) -> None:
 
 @torch.no_grad()
 def take(parameter: nn.Parameter, axis: int, index: torch.Tensor, optimizer: Optimizer | None) -> None:
-    """Cuts a parameter down to some indices along an axis, and its optimizer state with it.
+    """Cuts a parameter down to some indices along an axis, and its gradient and optimizer state with it.
 
     The Parameter object stays the same, so that the optimizer, and whoever else holds it, goes on with it.
     """
-    old = parameter.shape
+    old, grad, index = parameter.shape, parameter.grad, index.to(parameter.device)
     parameter.grad = None
-    set_data(parameter, parameter.data.index_select(axis, index.to(parameter.device)))
+    set_data(parameter, parameter.data.index_select(axis, index))
+    if grad is not None:  # where a plan decides before the optimizer's step, what stays takes that step
+        parameter.grad = grad.index_select(axis, index)
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.shape == old:

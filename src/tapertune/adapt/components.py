@@ -6,7 +6,7 @@ it, the gate's element, a column of the matrix after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +24,13 @@ class Group:
         module: its path.
         gate: name of the gate's handle.
         parts: (handle name, axis of the components) of every factor that has them, the gate included.
+        size: components there were at the start.
     """
 
     module: str
     gate: str
     parts: tuple[tuple[str, int], ...]
+    size: int
 
 
 def group_by_gate(handles: Iterable[Handle], gate: str) -> list[Group]:
@@ -49,7 +51,7 @@ def group_by_gate(handles: Iterable[Handle], gate: str) -> list[Group]:
         if any(h.shared for h in members):
             raise TapertuneError(f"policy.gate {gate!r}: ranks of projections that modules share cannot be pruned")
         parts = tuple((h.name, h.symbols.index(width)) for h in members if width in h.symbols)
-        groups.append(Group(module, found.name, parts))
+        groups.append(Group(module, found.name, parts, found.parameter.numel()))
     if not groups:
         diagonals = sorted({h.factor for members in modules.values() for h in members if not h.matrix})
         raise TapertuneError(
@@ -58,20 +60,30 @@ def group_by_gate(handles: Iterable[Handle], gate: str) -> list[Group]:
     return groups
 
 
-def component_scores(parts: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """Score of each component of one module: the sum over its factors of the mean over the component's elements.
+def component_scores(scores: Mapping[str, Tensor], groups: Sequence[Group]) -> list[Tensor]:
+    """Scores of each group's components: the sum over its factors of the mean over the component's elements.
 
-    ``S_i = s(E_i) + mean_j s(A_ij) + mean_j s(B_ji)`` for AdaLoRA's triplets.
+    ``S_i = s(E_i) + mean_j s(A_ij) + mean_j s(B_ji)`` for AdaLoRA's triplets. Groups of the same shapes are worked out
+    together.
 
     Args:
-        parts: (element scores in the factor's shape, axis of the components).
+        scores: element scores by name, in the factors' shapes.
+        groups: with a part each at least.
 
     Returns:
-        (components,)
+        (components,) of each group, in order.
     """
-    total = torch.zeros(())
-    for i, (scores, axis) in enumerate(parts):
-        moved = scores.movedim(axis, 0).flatten(1) if scores.dim() > 1 else scores.unsqueeze(1)
-        mean = moved.mean(1) if moved.shape[1] else moved.new_zeros(moved.shape[0])
-        total = mean if i == 0 else total + mean
-    return total
+    alike: dict[tuple[tuple[torch.Size, int], ...], list[int]] = {}
+    for i, group in enumerate(groups):
+        alike.setdefault(tuple((scores[name].shape, axis) for name, axis in group.parts), []).append(i)
+    found: dict[int, Tensor] = {}
+    for shapes, members in alike.items():
+        total: Tensor | None = None
+        for part, (_, axis) in enumerate(shapes):
+            stacked = torch.stack([scores[groups[i].parts[part][0]] for i in members])
+            moved = stacked.movedim(axis + 1, 1).flatten(2) if stacked.dim() > 2 else stacked.unsqueeze(2)
+            mean = moved.mean(2) if moved.shape[2] else moved.new_zeros(moved.shape[:2])
+            total = mean if total is None else total + mean
+        assert total is not None, "a group without parts"
+        found.update(zip(members, total.unbind(0), strict=True))
+    return [found[i] for i in range(len(groups))]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..errors import TapertuneError
@@ -61,6 +62,8 @@ class Controller:
         self.trainable_sum = 0
         self._optimizer: Optimizer | None = None
         self._removers: list[Any] = []
+        self._skipped = False
+        self._still: list[Parameter] = []
         self._training = {name for name, handle in self.handles.items() if handle.parameter.requires_grad}
         self._count()
         self.trainable_start = self.trainable
@@ -74,7 +77,15 @@ class Controller:
         if self.step == 0:
             for runner in self.runners:
                 runner.plan.policy.check(runner.scene)
-        self._optimizer = optimizer
+            gone = {name for runner in self.runners for name in runner.gone_early()}
+            if self._training and self._training <= gone and not self.other_trainable:
+                raise TapertuneError(
+                    "the plan freezes the whole adapter before the run is over, and nothing else trains: let its "
+                    "schedule end later (a smaller schedule.cooldown), or limit policy.factors"
+                )
+        self._optimizer, self._still = optimizer, []
+        for runner in self.runners:
+            runner.refresh()
         followed(optimizer)
         self._removers = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -91,17 +102,28 @@ class Controller:
         self._removers, self._optimizer = [], None
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        scale = getattr(optimizer, "grad_scale", None)  # set while a fused optimizer unscales by itself
+        # a fused optimizer unscales by itself, and by itself leaves out a step whose gradients are not finite
+        scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         if self.distributed:
-            for name in self.frozen:
-                self.handles[name].parameter.grad = None
+            self._drop_frozen_gradients()
+        self._skipped = found is not None and bool(found)
+        if self._skipped:
+            return
         for runner in self.runners:
             runner.penalise(1.0 if scale is None else scale)
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.trainable_sum += self.trainable
 
+    def _drop_frozen_gradients(self) -> None:
+        if len(self._still) != sum(len(runner.frozen) for runner in self.runners):
+            self._still = [self.handles[name].parameter for name in self.frozen]
+        for parameter in self._still:
+            parameter.grad = None
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._skipped:
+            return
         self._observe("after", getattr(optimizer, "grad_scale", None))
         self._act(lambda plan: plan.final_update)
         self.step += 1
@@ -145,7 +167,9 @@ class Controller:
     @property
     def freezable(self) -> tuple[str, ...]:
         """The factors that a plan may freeze, or has frozen."""
-        return tuple(n for runner in self.runners if not runner.scene.groups for n in runner.scene.watched)
+        frozen = self.frozen
+        names = dict.fromkeys(name for runner in self.runners for name in runner.scene.freezable)
+        return tuple(n for n in names if n in self._training or n in frozen)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -171,10 +195,12 @@ class Controller:
         }
 
     def finish(self) -> None:
-        """Removes what has been pruned, writes the ``end`` event and lets go of the optimizer."""
+        """Removes what has been pruned, unfolds, writes the ``end`` event and lets go of the optimizer."""
         last = max(self.step - 1, 0)
         for runner in self.runners:
             runner.finish(last, self._optimizer, self._report, [r for r in self.runners if r is not runner])
+        for handle in self.handles.values():
+            handle.unfold()
         if self.events is not None:
             self.events("end", self.step, trainable=self.trainable, average_trainable=self.average_trainable)
         self.detach()
@@ -255,4 +281,6 @@ class Controller:
             prefix = f"{i}."
             tensors = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
             runner.load(values, tensors)
+        for runner in self.runners:
+            runner.fold()
         self._count()

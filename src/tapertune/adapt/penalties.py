@@ -6,7 +6,7 @@ outputs), and part of the evaluation loss. Its gradient, added once before an op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..errors import bad_value
 from .sharding import like, whole
 from .spec import check_range, spec
+from .stacked import Memory, Module, Stack, Term, batches
 
-Module = Mapping[str, nn.Parameter]
 FORMS = ("squared_sum", "norm_mean")
 
 
@@ -60,34 +60,52 @@ class Orthogonality:
 
     @torch.no_grad()
     def value(self, modules: Sequence[Module]) -> Tensor:
-        norms = torch.stack([gap.norm() for module in modules for gap, _ in self._terms(module)])
-        return self.weight * (norms.mean() if self.form == "norm_mean" else norms.square().sum())
+        norms, memory = [], Memory()
+        for batch, terms in self._batches(modules):
+            stack = Stack(batch, memory)
+            norms += [_norms(stack.gap(term)) for term in terms]
+        flat = torch.cat(norms)
+        return self.weight * (flat.mean() if self.form == "norm_mean" else flat.square().sum())
 
     @torch.no_grad()
     def add(self, modules: Sequence[Module], scale: float | Tensor = 1.0) -> None:
         """Closed form: ``d|G - I|_F^2 / dF = 4 (G - I) F``, and ``2 (G - I) F / |G - I|_F`` for the plain norm."""
-        terms = [term for module in modules for term in self._terms(module)]
-        for gap, spread in terms:
-            if self.form == "squared_sum":
-                factor = 4 * self.weight * scale
-            else:
-                factor = 2 * self.weight * scale / (len(terms) * gap.norm().clamp_min(1e-30))
-            spread(gap * factor)
+        found, memory = self._batches(modules), Memory()
+        count = sum(len(batch) * len(terms) for batch, terms in found)
+        factor = (4 if self.form == "squared_sum" else 2 / max(count, 1)) * self.weight * scale
+        for batch, terms in found:
+            stack = Stack(batch, memory)
+            for term in terms:
+                if all(batch[0][name].grad is None for name in term.names):
+                    continue
+                gap = stack.gap(term)
+                if self.form == "norm_mean":
+                    gap = gap / _norms(gap).clamp_min(1e-30).view(-1, 1, 1)
+                stack.spread(term, gap * factor)
+            stack.add_gradients()
 
-    def _terms(self, module: Module) -> list[tuple[Tensor, Callable[[Tensor], None]]]:
-        """(G - I, a function that takes a multiple of it and adds ``that F`` to F's gradient) of each Gram matrix."""
-        out: list[tuple[Tensor, Callable[[Tensor], None]]] = []
-        for sides, products, rows in (
-            (self.rows, self.row_products, True),
-            (self.columns, self.column_products, False),
-        ):
-            for name in sides:
-                if module[name].numel():
-                    out.append(_single(module[name], rows))
-            for first, second in products:
-                if module[first].numel() and module[second].numel():
-                    out.append(_product(module[first], module[second], rows))
-        return out
+    def _batches(self, modules: Sequence[Module]) -> list[tuple[list[Module], list[Term]]]:
+        """Batches of modules, and the terms that are to be had from each at once: those of one factor, or of factors
+        that products tie together. Factors without any elements have none.
+        """
+        sides = ((self.rows, self.row_products, True), (self.columns, self.column_products, False))
+        tied: list[list[Term]] = []
+        for singles, products, rows in sides:
+            for names in (*((name,) for name in singles), *products):
+                own = [Term(names, rows)]
+                for other in [terms for terms in tied if any(set(term.names) & set(names) for term in terms)]:
+                    tied.remove(other)
+                    own = other + own
+                tied.append(own)
+        return [
+            (batch, [term for term in terms if all(batch[0][name].numel() for name in term.names)])
+            for terms in tied
+            for batch in batches(modules, sorted({name for term in terms for name in term.names}))
+        ]
+
+
+def _norms(matrices: Tensor) -> Tensor:
+    return matrices.flatten(1).norm(dim=1)
 
 
 @spec("l1")
@@ -120,31 +138,6 @@ class L1:
 
 
 PENALTIES = (Orthogonality, L1)
-
-
-def _single(parameter: nn.Parameter, rows: bool) -> tuple[Tensor, Callable[[Tensor], None]]:
-    factor = whole(parameter)
-    flat = factor if rows else factor.T
-    gap = flat @ flat.T - torch.eye(flat.shape[0], dtype=flat.dtype, device=flat.device)
-
-    def spread(multiple: Tensor) -> None:
-        _accumulate(parameter, multiple @ factor if rows else factor @ multiple)
-
-    return gap, spread
-
-
-def _product(left: nn.Parameter, right: nn.Parameter, rows: bool) -> tuple[Tensor, Callable[[Tensor], None]]:
-    first, second = whole(left), whole(right)
-    product = first @ second
-    flat = product if rows else product.T
-    gap = flat @ flat.T - torch.eye(flat.shape[0], dtype=flat.dtype, device=flat.device)
-
-    def spread(multiple: Tensor) -> None:
-        grad = multiple @ product if rows else product @ multiple
-        _accumulate(left, grad @ second.T)
-        _accumulate(right, first.T @ grad)
-
-    return gap, spread
 
 
 def _accumulate(parameter: nn.Parameter, grad: Tensor) -> None:

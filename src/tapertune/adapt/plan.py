@@ -9,9 +9,10 @@ from typing import Any
 
 from ..errors import bad_value, unknown
 from . import spec
+from .decision import Policy
 from .importance import IMPORTANCES, Gradient, _Importance
 from .penalties import PENALTIES, Penalty
-from .policies import POLICIES, LowestFraction, Policy
+from .policies import POLICIES, LowestFraction
 from .schedules import Constant, Cubic, Join, Quadratic, Schedule
 
 SCHEDULES = (Cubic, Quadratic, Constant, Join)
@@ -32,8 +33,9 @@ class Plan:
             released GSM8K code clears its gradient first).
         observe: ``before`` the optimizer step, or ``after`` it: the new weights with the gradients that made them
             (AdaLoRA's released code; it matters to importances that contain the weight).
-        compact: ``end`` removes pruned ranks once the decision is final; ``never`` leaves them masked, as all released
-            codes do.
+        compact: when pruned ranks are removed: at the ``end``, once the decision is final; ``on_event``, at each
+            decision, so that each saves from then on what it took, and none comes back at a later decision as a masked
+            one may; ``never``, but masked, as all released codes do.
     """
 
     importance: _Importance = field(default_factory=Gradient)
@@ -45,7 +47,7 @@ class Plan:
     compact: str = "end"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("observe", ("before", "after")), ("compact", ("end", "never"))):
+        for name, allowed in (("observe", ("before", "after")), ("compact", ("end", "on_event", "never"))):
             if getattr(self, name) not in allowed:
                 raise unknown(f"plan.{name}", getattr(self, name), allowed)
 

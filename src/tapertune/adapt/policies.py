@@ -3,92 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from ..errors import TapertuneError, bad_value, unknown
 from .actuators import Handle
-from .components import Group, component_scores, group_by_gate
+from .bottom_up import BottomUp
+from .components import component_scores, group_by_gate
+from .decision import Decision, Plain, Scene, module_of
 from .importance import Scores
 from .spec import check_range, spec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What the controller is to do.
-
-    Attributes:
-        freeze: names of matrices that stop training.
-        keep: by gate name, which rank components stay; the others' gates become zero.
-        shrink: soft-threshold for gates, and its form.
-        threshold: the score that divided them, where the policy has one.
-        budget: rank components that may stay, where the policy has such a budget.
-    """
-
-    freeze: tuple[str, ...] = ()
-    keep: Mapping[str, Tensor] = field(default_factory=dict)
-    shrink: tuple[float, str] | None = None
-    threshold: float | None = None
-    budget: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a policy works on, fixed when training starts.
-
-    Attributes:
-        watched: names of the tensors that are scored.
-        groups: the rank components, for policies with a gate.
-        total: matrices, or rank components, there were at the start.
-    """
-
-    watched: tuple[str, ...]
-    groups: tuple[Group, ...] = ()
-    total: int = 0
-
-
-class Policy(Protocol):
-    """Chooses among what a scene holds.
-
-    ``settles`` says that once the schedule has run out, the decision is for good, so that what was pruned can go.
-    """
-
-    settles: bool
-
-    def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
-        """Chooses what to watch. Raises TapertuneError where the adapter lacks a part that the policy names."""
-        ...
-
-    def check(self, scene: Scene) -> None:
-        """Raises TapertuneError where a run that starts with this scene could not do what the policy asks."""
-        ...
-
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision: ...
-
 
 # ---- freezing --------------------------------------------------------------------------------------------------------
 
 
-class _Unchecked:
-    def check(self, scene: Scene) -> None:
-        """Any scene will do."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Freezing(_Unchecked):
+class _Freezing(Plain):
     """
     Attributes:
         factors: names of the factors that may freeze, or None for all dense ones.
+        freeze_vectors: let a module's vectors freeze too, once all its factors that may freeze have.
+        fold: compute a module in which nothing trains any more as one weight, for a second copy of its base weight in
+            memory; see ``BottomUp``.
     """
 
     factors: tuple[str, ...] | None = None
-
-    settles = False
+    freeze_vectors: bool = False
+    fold: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("freeze_vectors", "fold"):
+            if not isinstance(getattr(self, name), bool):
+                raise bad_value(f"policy.{name}", getattr(self, name), "true or false")
         if self.factors is None:
             return
         if isinstance(self.factors, str) or not all(isinstance(f, str) for f in self.factors):
@@ -102,7 +49,28 @@ class _Freezing(_Unchecked):
             for name, handle in handles.items()
             if name in training and (handle.matrix if self.factors is None else handle.factor in self.factors)
         )
-        return Scene(watched=watched, total=len(watched))
+        vectors: dict[str, list[str]] = {}
+        for name, handle in handles.items():
+            if self.freeze_vectors and not handle.matrix and name not in watched:
+                vectors.setdefault(handle.module, []).append(name)
+        return Scene(watched=watched, bundles=tuple(map(tuple, vectors.values())), total=len(watched))
+
+    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+        """
+        Args:
+            scores: of the matrices still training.
+            remaining: the schedule's fraction of matrices that may go on.
+            scene: ``total`` is the matrices there were at the start; its bundles are the vectors of each module.
+        """
+        decision = self.choose(scores, remaining, scene)
+        trains = {module_of(name) for name in scores.names if name not in decision.freeze}
+        closed = {module_of(name) for name in scene.watched} - trains
+        vectors = [name for bundle in scene.bundles if module_of(bundle[0]) in closed for name in bundle]
+        return replace(decision, freeze=(*decision.freeze, *vectors))
+
+    def choose(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+        """Which matrices freeze; arguments as for ``decide``."""
+        raise NotImplementedError  # each policy below is its choice
 
 
 @spec("lowest_fraction")
@@ -110,13 +78,7 @@ class _Freezing(_Unchecked):
 class LowestFraction(_Freezing):
     """Freezes the lowest-scored matrices until ``1 - remaining`` of all are frozen (AFLoRA, the paper's text)."""
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
-        """
-        Args:
-            scores: of the matrices still training.
-            remaining: the schedule's fraction of matrices that may go on.
-            scene: ``total`` is the matrices there were at the start.
-        """
+    def choose(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
         # the small number keeps a product such as 0.3 * 10 from being cut to one matrix fewer
         due = int((1 - remaining) * scene.total + 1e-9) - (scene.total - len(scores.names))
         if due <= 0:
@@ -134,13 +96,7 @@ class MeanBelowQuantile(_Freezing):
     freeze.
     """
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
-        """
-        Args:
-            scores: of the matrices still training.
-            remaining: the schedule's fraction.
-            scene: unused; the quantile is over what still trains.
-        """
+    def choose(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
         rank = int(scores.elements.numel() * (1 - remaining))
         if rank == 0:
             return Decision()
@@ -155,7 +111,7 @@ class MeanBelowQuantile(_Freezing):
 
 @spec("rank_budget")
 @dataclass(frozen=True, kw_only=True)
-class RankBudget:
+class RankBudget(Plain):
     """Keeps the rank components of highest score, over all modules together, within a budget that falls from all of
     them to ``target`` a module (AdaLoRA; LoRA^2). Components that tie with the threshold go.
 
@@ -180,11 +136,11 @@ class RankBudget:
     def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
         _check_factors("policy.scored", self.scored, handles)
         groups = [
-            Group(g.module, g.gate, tuple(p for p in g.parts if self._counts(handles[p[0]], training)))
+            replace(g, parts=tuple(p for p in g.parts if self._counts(handles[p[0]], training)))
             for g in group_by_gate(handles.values(), self.gate)
         ]
         watched = tuple(name for group in groups for name, _ in group.parts)
-        total = sum(handles[g.gate].parameter.numel() for g in groups)
+        total = sum(g.size for g in groups)
         return Scene(watched=watched, groups=tuple(groups), total=total)
 
     def check(self, scene: Scene) -> None:
@@ -200,18 +156,22 @@ class RankBudget:
         Args:
             scores: of the watched tensors.
             remaining: the schedule's fraction of the ranks to be given up.
-            scene: the groups and the ranks there were at the start.
+            scene: its groups; one that has frozen, and so is not scored, has left the budget with the ranks it has.
         """
-        end = self.target * len(scene.groups)
-        budget = int(end + (scene.total - end) * remaining)
         shaped = scores.shaped()
-        values = [component_scores([(shaped[name], axis) for name, axis in group.parts]) for group in scene.groups]
+        groups = [g for g in scene.groups if g.parts and all(name in shaped for name, _ in g.parts)]
+        if not groups:
+            return Decision()
+        values = component_scores(shaped, groups)
         flat = torch.cat(values)
+        start, end = sum(group.size for group in groups), self.target * len(groups)
+        budget = int(end + (start - end) * remaining)
         rank = flat.numel() - budget
         if rank <= 0:
             return Decision(budget=budget)
         threshold = torch.kthvalue(flat, rank).values
-        keep = {group.gate: value > threshold for group, value in zip(scene.groups, values, strict=True)}
+        kept = (flat > threshold).split([len(value) for value in values])
+        keep = {group.gate: part for group, part in zip(groups, kept, strict=True)}
         return Decision(keep=keep, threshold=float(threshold), budget=budget)
 
 
@@ -220,7 +180,7 @@ FORMS = ("soft", "released")
 
 @spec("proximal")
 @dataclass(frozen=True, kw_only=True)
-class Proximal(_Unchecked):
+class Proximal(Plain):
     """Soft-thresholds gates after each optimizer step (SoRA): small gates reach exactly zero. The
     threshold rises to ``threshold`` as the schedule's fraction falls to 0.
 
@@ -238,8 +198,6 @@ class Proximal(_Unchecked):
     form: str = "soft"
     times_lr: bool = False
 
-    settles = False
-
     def __post_init__(self) -> None:
         check_range("policy.threshold", self.threshold, 0, float("inf"))
         if self.form not in FORMS:
@@ -247,13 +205,13 @@ class Proximal(_Unchecked):
 
     def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
         groups = group_by_gate(handles.values(), self.gate)
-        return Scene(watched=(), groups=tuple(groups), total=sum(handles[g.gate].parameter.numel() for g in groups))
+        return Scene(watched=(), groups=tuple(groups), total=sum(g.size for g in groups))
 
     def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
         return Decision(shrink=(self.threshold * (1 - remaining), self.form))
 
 
-POLICIES = (LowestFraction, MeanBelowQuantile, RankBudget, Proximal)
+POLICIES = (LowestFraction, MeanBelowQuantile, BottomUp, RankBudget, Proximal)
 
 
 def _check_factors(field: str, wanted: Sequence[str] | None, handles: Mapping[str, Handle]) -> None:

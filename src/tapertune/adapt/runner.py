@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import TapertuneError
-from .actuators import Handle, freeze, mask, shrink, take
-from .importance import Averages, Scores
+from .actuators import Handle, freeze
+from .averages import Averages
+from .decision import Decision
+from .gates import Gates
+from .importance import Scores
 from .plan import Plan
-from .policies import Decision
-from .sharding import whole
+from .stacked import Module
 
 
 class Runner:
@@ -27,6 +29,9 @@ class Runner:
         training: names of those that train now; the runner takes out what it freezes.
         total_steps: optimizer steps of the whole run.
         distributed: keep ``requires_grad`` on and parameters whole, as the reducer expects them.
+
+    Attributes:
+        final: the decision that stands since the schedule has settled; from then on it is only carried out.
     """
 
     def __init__(
@@ -36,10 +41,13 @@ class Runner:
         self.plan, self.handles, self.training = plan, handles, training
         self.total_steps, self.distributed = total_steps, distributed
         self.scene = plan.policy.scene(handles, training)
+        self.gates = Gates(handles, self.scene.groups)
         self.frozen: dict[str, int] = {}
         self.compacted = False
         self.removed = False
-        self.ranks = self._ranks()
+        self.ranks = self._sizes = self.gates.sizes()
+        self.final: Decision | None = None
+        self.refresh()
         self.averages = self._make_averages(self.scene.watched)
 
     def _make_averages(self, names: Sequence[str]) -> Averages | None:
@@ -50,42 +58,60 @@ class Runner:
         shapes = [p.shape for p in parameters]
         return Averages(self.plan.importance, list(names), shapes, parameters[0].device, dtype)
 
+    def refresh(self) -> None:
+        """Looks parameters up anew where they are next needed: a look-up costs as much as some of the work on them."""
+        self._watched: list[Tensor] | None = None
+        self._modules: list[Module] | None = None
+
     def penalise(self, scale: float | Tensor) -> None:
         """Adds the penalties' gradients."""
         if not self.plan.penalties:
             return
-        modules: dict[str, dict[str, Any]] = {}
-        for handle in self.handles.values():
-            modules.setdefault(handle.module, {})[handle.factor] = handle.parameter
+        if self._modules is None:
+            modules: dict[str, dict[str, Any]] = {}
+            for handle in self.handles.values():
+                modules.setdefault(handle.module, {})[handle.factor] = handle.parameter
+            self._modules = list(modules.values())
         for penalty in self.plan.penalties:
-            penalty.add(list(modules.values()), scale)
+            penalty.add(self._modules, scale)
 
     def observe(self, step: int, inverse_scale: float | Tensor) -> None:
         """Takes the present gradients into the averages, until the schedule has settled."""
         if self.averages is None or self.plan.schedule.settled(step, self.total_steps):
             return
-        self.averages.observe(step, [self.handles[n].parameter for n in self.averages.names], inverse_scale)
+        if self._watched is None:
+            self._watched = [self.handles[name].parameter for name in self.averages.names]
+        self.averages.observe(step, self._watched, inverse_scale)
 
     def act(
         self, step: int, optimizer: Optimizer | None, report: Callable[..., None], others: Sequence[Runner]
     ) -> None:
         """Lets the policy decide if the schedule acts at this step, and does what it says."""
-        schedule = self.plan.schedule
-        if self.compacted or not schedule.acts(step, self.total_steps) or not (self.averages or self.scene.groups):
+        schedule, scene = self.plan.schedule, self.scene
+        acts = self.averages or scene.groups or scene.bundles
+        if self.compacted or not schedule.acts(step, self.total_steps) or not acts:
             return
         if self.averages is not None and not self.averages.names:
+            return
+        if self.final is not None:
+            self.gates.mask(self.final.keep)
             return
         remaining = schedule.remaining(step, self.total_steps)
         scores = self.averages.scores() if self.averages is not None else Scores([], torch.zeros(0), [])
         decision = self.plan.policy.decide(scores, remaining, self.scene)
-        if decision.freeze:
-            self._freeze(decision, step, optimizer)
-            report("freeze", step, names=list(decision.freeze), threshold=decision.threshold, remaining=remaining)
-        if decision.keep or decision.shrink is not None:
-            self._gate(decision, optimizer)
-            if self.plan.policy.settles and step > 0 and schedule.settled(step, self.total_steps):
-                self.compact(optimizer, others)
+        freeze = [name for name in decision.freeze if name in self.training]
+        if freeze:
+            self._freeze(freeze, step, optimizer)
+            for other in others:
+                other.release(freeze, step)
+            folded = {"folded": self.fold()} if self.plan.policy.fold else {}
+            report("freeze", step, names=freeze, threshold=decision.threshold, remaining=remaining, **folded)
+        settled = step > 0 and schedule.settled(step, self.total_steps)
+        if self._prune(decision, settled, optimizer, others):
             self._report_ranks(step, decision, remaining, report)
+        # scores stay as they are now, and so does what follows from them; a threshold goes on acting on new values
+        if settled and decision.shrink is None:
+            self.final = decision
 
     def finish(
         self, step: int, optimizer: Optimizer | None, report: Callable[..., None], others: Sequence[Runner]
@@ -94,63 +120,91 @@ class Runner:
 
         Only after a decision: a gate that starts at zero and has not trained yet is no pruned one.
         """
-        if not self.compacted and self.ranks != self._ranks():
-            self.compact(optimizer, others)
-            if self.removed:
-                self._report_ranks(step, Decision(), self.plan.schedule.remaining(step, self.total_steps), report)
+        if not self.compacted and self.ranks != self.gates.sizes() and self.compact(optimizer, others):
+            self._report_ranks(step, Decision(), self.plan.schedule.remaining(step, self.total_steps), report)
 
-    def _freeze(self, decision: Decision, step: int, optimizer: Optimizer | None) -> None:
-        freeze((self.handles[n] for n in decision.freeze), optimizer, keep_requires_grad=self.distributed)
-        self.training.difference_update(decision.freeze)
-        assert self.averages is not None
-        self.averages.drop(decision.freeze)
-        self.frozen.update(dict.fromkeys(decision.freeze, step))
+    def _freeze(self, names: Sequence[str], step: int, optimizer: Optimizer | None) -> None:
+        freeze((self.handles[n] for n in names), optimizer, keep_requires_grad=self.distributed)
+        self.training.difference_update(names)
+        if self.averages is not None:
+            self.averages.drop(names)
+            self.refresh()
+        self.frozen.update(dict.fromkeys(names, step))
 
-    def _gate(self, decision: Decision, optimizer: Optimizer | None) -> None:
-        for name, keep in decision.keep.items():
-            mask(self.handles[name].parameter, keep)
+    def release(self, names: Sequence[str], step: int) -> None:
+        """Lets go of what another plan has frozen. Gates among it keep the ranks that the budget leaves them."""
+        if self.averages is None or self.compacted:
+            return
+        if self.scene.groups:
+            leaving = [g for g in self.scene.groups if g.gate in names]
+            keep: Mapping[str, Tensor] = {}
+            if leaving and self.averages.names:
+                remaining = self.plan.schedule.remaining(step, self.total_steps)
+                keep = self.plan.policy.decide(self.averages.scores(), remaining, self.scene).keep
+            self.gates.mask({group.gate: keep[group.gate] for group in leaving if group.gate in keep})
+            names = [name for group in leaving for name, _ in group.parts]
+        self.averages.drop(names)
+        self.final = None
+        self.refresh()
+
+    def gone_early(self) -> set[str]:
+        """The factors that freeze, one and all, before the run's last step."""
+        schedule, total = self.plan.schedule, self.total_steps
+        if not any(schedule.acts(t, total) and schedule.remaining(t, total) == 0 for t in range(total - 1)):
+            return set()
+        return set(self.scene.freezable)
+
+    def fold(self) -> int:
+        """Folds each module in which nothing trains, where the plan says so; the number of modules that are."""
+        if not self.plan.policy.fold or self.distributed:
+            return 0
+        trains = {self.handles[name].module for name in self.training}
+        frozen = {h.module: h for h in self.handles.values() if h.module not in trains}
+        return sum(handle.fold() for handle in frozen.values())
+
+    def _prune(self, decision: Decision, settled: bool, optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
+        """Does to gates what was decided, and removes what is to go now; whether ranks may have changed."""
+        gated = bool(decision.keep) or decision.shrink is not None
+        self.gates.mask(decision.keep)
         if decision.shrink is not None:
-            amount, form = decision.shrink
-            for group in self.scene.groups:
-                gate = self.handles[group.gate].parameter
-                lr = _learning_rate(optimizer, gate) if getattr(self.plan.policy, "times_lr", False) else 1.0
-                shrink(gate, amount * lr, form)
+            rates = optimizer if getattr(self.plan.policy, "times_lr", False) else None
+            self.gates.shrink(*decision.shrink, self.training, rates)
+        if settled and self.plan.policy.settles:
+            return self.compact(optimizer, others) or gated
+        if gated and self.plan.compact == "on_event":
+            self._cut(decision.keep, optimizer, others)
+        return gated
 
     def _report_ranks(self, step: int, decision: Decision, remaining: float, report: Callable[..., None]) -> None:
-        gates = {g.module: self.handles[g.gate].parameter.detach() for g in self.scene.groups}
-        ranks = {module: int(whole(gate).count_nonzero()) for module, gate in gates.items()}
-        if ranks == self.ranks and not self.compacted:
+        ranks, sizes = self.gates.ranks(), self.gates.sizes()
+        if (ranks, sizes) == (self.ranks, self._sizes):
             return
-        self.ranks = ranks
+        self.ranks, self._sizes = ranks, sizes
+        frozen = sum(ranks[g.module] for g in self.scene.groups if g.gate not in self.training)
         report(
-            "prune", step, ranks=ranks, threshold=decision.threshold, remaining=remaining, budget=decision.budget,
-            removed=self.removed,
+            "prune", step, ranks=ranks, threshold=decision.threshold, remaining=remaining,
+            budget=None if decision.budget is None else decision.budget + frozen, removed=self.removed,
         )  # fmt: skip
 
-    def compact(self, optimizer: Optimizer | None, others: Sequence[Runner]) -> None:
-        """Removes rank components whose gate is zero: their rows and columns, moments and averages."""
+    def compact(self, optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
+        """Removes for good what is pruned now, unless the plan or distributed training keeps it masked; whether
+        anything was."""
         if self.plan.compact == "never" or self.distributed or not self.scene.groups:
-            return
-        before = self._ranks()
-        for group in self.scene.groups:
-            gate = self.handles[group.gate]
-            index = gate.parameter.detach().nonzero().flatten()
-            if len(index) == gate.parameter.numel():
-                continue
-            width = gate.symbols[0]
-            for name, handle in self.handles.items():
-                if handle.module != group.module or width not in handle.symbols:
-                    continue
-                axis = handle.symbols.index(width)
-                take(handle.parameter, axis, index, optimizer)
-                for runner in (self, *others):
-                    if runner.averages is not None:
-                        runner.averages.take(name, axis, index.to(runner.averages.device))
+            return False
         self.compacted = True
-        self.removed = self.removed or self._ranks() != before
+        return self._cut({}, optimizer, others)
 
-    def _ranks(self) -> dict[str, int]:
-        return {g.module: self.handles[g.gate].parameter.numel() for g in self.scene.groups}
+    def _cut(self, keep: Mapping[str, Tensor], optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
+        """Removes rank components, as ``Gates.cut`` does, from averages too; whether there were any to remove."""
+        if self.distributed:
+            return False
+        cuts = self.gates.cut(keep, optimizer)
+        for runner in (self, *others):
+            if cuts and runner.averages is not None:
+                runner.averages.take(cuts)
+                runner.final = None
+        self.removed = self.removed or bool(cuts)
+        return bool(cuts)
 
     # ---- stop and resume ---------------------------------------------------------------------------------------------
 
@@ -160,26 +214,29 @@ class Runner:
             "watched": list(self.scene.watched),
             "names": [] if self.averages is None else self.averages.names,
             "compacted": self.compacted,
+            "removed": self.removed,
             "ranks": self.ranks,
             "total": self.scene.total,
+            "sizes": {group.gate: group.size for group in self.scene.groups},
         }
 
     def load(self, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         unknown = [name for name in saved["watched"] if name not in self.handles]
         if unknown:
             raise TapertuneError(f"the saved run watched {unknown[0]!r}, which this model's adapter does not have")
-        self.scene = dataclasses.replace(self.scene, watched=tuple(saved["watched"]), total=saved["total"])
+        # the model may have been pruned when it was loaded, so how it started is known from the saved state alone
+        sizes = saved.get("sizes", {})
+        groups = tuple(dataclasses.replace(g, size=sizes.get(g.gate, g.size)) for g in self.scene.groups)
+        self.scene = dataclasses.replace(
+            self.scene, watched=tuple(saved["watched"]), groups=groups, total=saved["total"]
+        )
         self.frozen = {name: int(step) for name, step in saved["frozen"].items()}
         self.compacted, self.ranks = saved["compacted"], dict(saved["ranks"])
+        self.removed, self._sizes = saved.get("removed", self.compacted), self.gates.sizes()
         freeze((self.handles[n] for n in self.frozen), None, keep_requires_grad=self.distributed)
         self.training.difference_update(self.frozen)
         self.averages = self._make_averages(saved["names"])
         if self.averages is not None:
             self.averages.load_state_dict(tensors)
-
-
-def _learning_rate(optimizer: Optimizer | None, parameter: Tensor) -> float:
-    for group in [] if optimizer is None else optimizer.param_groups:
-        if any(p is parameter for p in group["params"]):
-            return float(group["lr"])
-    raise TapertuneError("policy.times_lr needs the gates among the optimizer's parameters")
+        self.final = None
+        self.refresh()

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TapertuneError
+from .bench import bench
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
@@ -66,7 +67,11 @@ _SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
     command: {"allow_extra_args": True, "ignore_unknown_options": True} for command in (train, evaluate, predict)
 }
 
-for _command in (train, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate):
+_COMMANDS = (
+    train, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate, bench,
+)  # fmt: skip
+
+for _command in _COMMANDS:
     _summary = (_command.__doc__ or "").partition("\n")[0]  # else the list of commands cuts it short
     _name = _command.__name__.rstrip("_")  # import is a keyword
     app.command(_name, short_help=_summary, context_settings=_SETTINGS.get(_command))(_command)

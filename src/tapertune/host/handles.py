@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..methods import Matrix
+from . import folding
 from .config import ChainConfig
 from .layer import ChainLayer
 from .model import find_config
 from .naming import layer_index, row_label
+
+_LOOKING = "_looking_for_gradients"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,33 @@ class FactorHandle:
         frozen = self.config.frozen.setdefault(self.module, [])
         if self.factor not in frozen:
             frozen.append(self.factor)
+
+    def fold(self) -> bool:
+        return folding.fold(self.home, self.adapter)
+
+    def unfold(self) -> None:
+        folding.unfold(self.home)
+
+    def expect_input_without_gradient(self) -> None:
+        """Warns at the module's next training pass if gradients go on below it, so that backward does not end there."""
+        if _LOOKING not in vars(self.home):
+            setattr(self.home, _LOOKING, self.home.register_forward_pre_hook(_look))
+
+
+def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """A forward pre-hook; no closure, so that a model that waits for its next pass can be pickled."""
+    if not torch.is_grad_enabled():
+        return
+    vars(layer).pop(_LOOKING).remove()
+    if any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs):
+        warnings.warn(
+            f"policy bottom_up: gradients go on below {layer.module_path}, the lowest adapted module, so that freezing "
+            "layers from the bottom up saves only the adapters' own work. Something below trains (embeddings in "
+            "modules_to_save, say), or inputs are made to ask for gradients, as transformers does for activation "
+            "checkpointing: with use_reentrant=False that is not needed, and model.disable_input_require_grads() after "
+            "switching checkpointing on takes it back",
+            stacklevel=2,
+        )
 
 
 def adapter_handles(model: nn.Module, adapter_name: str = "default") -> list[FactorHandle]:

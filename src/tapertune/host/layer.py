@@ -17,10 +17,13 @@ from transformers.pytorch_utils import Conv1D
 from ..adapt.actuators import set_data
 from ..adapt.unfollowed import expects_a_controller
 from ..errors import TapertuneError
-from ..kernels import KERNELS, has_node, kernel_name, node
+from ..kernels import KERNELS, InputDropout, keep_mask, kernel_name
 from ..methods import Chain, Diagonal, Factor, Matrix, Method, get_method
 from .config import ChainConfig
+from .folding import folded_forward
 from .naming import module_kind
+from .nodes import fusable, fuse, joinable
+from .siblings import Siblings, version
 
 
 @dataclass
@@ -138,6 +141,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._disable_adapters = False
         self._active_adapter = adapter_name
+        self.siblings = Siblings([self])
         self.quantization_backend = resolve_quantization_backend(base, **quantization)
         self.update_layer(adapter_name, config)
 
@@ -168,7 +172,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             self._container(factor.name)[adapter_name] = holder
         self.chains[adapter_name] = chain
         self.scaling[adapter_name] = self.method.scaling(settings)
-        dropout = nn.Dropout(settings.dropout) if settings.dropout > 0 else nn.Identity()
+        dropout = InputDropout(settings.dropout) if settings.dropout > 0 else nn.Identity()
         getattr(self, f"{self.method.prefix}dropout")[adapter_name] = dropout
         held = [f.name for f in chain if not self.method.trains(settings, f.name, self.kind)]
         self.hold(adapter_name, [*held, *config.frozen.get(self.module_path, ())])
@@ -184,7 +188,9 @@ class ChainLayer(nn.Module, BaseTunerLayer):
 
     def factor(self, adapter_name: str, factor: str) -> nn.Parameter:
         """One factor of an adapter, as it is now."""
-        return getattr(self, self.method.prefix + factor)[adapter_name].weight
+        # every forward pass asks: not through nn.Module's attribute lookup
+        holders = cast(nn.ModuleDict, self._modules[self.method.prefix + factor])
+        return cast(nn.Parameter, cast(nn.Module, holders._modules[adapter_name]).weight)
 
     def tensors(self, adapter_name: str) -> dict[str, Tensor]:
         """An adapter's factors by name, shared ones cut to this module's widths."""
@@ -223,10 +229,14 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             if self.disable_adapters and self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        names = [name for name in self.active_adapters if name in self.chains]
+        if (folded := folded_forward(self, x, *args, **kwargs)) is not None:
+            return folded
+        names = self._acting()
         chosen = kernel_name()
-        if chosen == "fused" and len(names) == 1 and not args and not kwargs and self._fusable(x, names[0]):
-            return self._fused(x, names[0])
+        if chosen == "fused" and len(names) == 1 and not args and not kwargs and fusable(self, x, names[0]):
+            adapter = names[0]
+            able, make = (lambda layer: joinable(layer, x, adapter)), functools.partial(fuse, x, adapter)
+            return self.siblings.take(self, x, adapter, able, make)
         result = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
@@ -235,36 +245,42 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         for name in names:
             chain, tensors = self.chains[name], self.tensors(name)
             adapter_input = self._cast_input_dtype(x, tensors[chain.names[0]].dtype)
-            adapter_input = getattr(self, f"{self.method.prefix}dropout")[name](adapter_input)
+            adapter_input = self._dropped(x, adapter_input, name, alone=len(names) > 1)
             result = result + run(chain, adapter_input, tensors, self.scaling[name]).to(dtype)
         return result
 
-    def _fusable(self, x: Tensor, adapter_name: str) -> bool:
-        """Whether base and chain can be one node: a plain frozen linear layer that nothing hooks into, one dtype (or
-        autocast, which makes it one), no dropout now."""
-        base = self.base_layer
-        plain = type(base) is nn.Linear and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks)
-        if not plain or not has_node(self.chains[adapter_name]) or self.quantization_backend is not None:
-            return False
-        bias = base.bias
-        if base.weight.requires_grad or (bias is not None and bias.requires_grad) or "forward" in vars(base):
-            return False
+    def dropout(self, adapter_name: str) -> InputDropout | None:
+        """An adapter's dropout, while it does something."""
         dropout = getattr(self, f"{self.method.prefix}dropout")[adapter_name]
-        if (dropout.training and isinstance(dropout, nn.Dropout)) or torch.compiler.is_compiling():
-            return False
-        factor = self.factor(adapter_name, self.chains[adapter_name].names[0])
-        same = x.dtype == base.weight.dtype == factor.dtype and (bias is None or bias.dtype == x.dtype)
-        return same or (torch.is_autocast_enabled(x.device.type) and x.is_floating_point())
+        return dropout if isinstance(dropout, InputDropout) and dropout.training else None
 
-    def _fused(self, x: Tensor, adapter_name: str) -> Tensor:
-        base = cast(nn.Linear, self.base_layer)
-        chain, tensors, scaling = self.chains[adapter_name], self.tensors(adapter_name), self.scaling[adapter_name]
-        if not torch.is_autocast_enabled(x.device.type):
-            return node(chain, x, base.weight, base.bias, tensors, scaling)
-        dtype = torch.get_autocast_dtype(x.device.type)
-        with torch.autocast(x.device.type, enabled=False):
-            bias = None if base.bias is None else base.bias.to(dtype)
-            return node(chain, x.to(dtype), base.weight.to(dtype), bias, tensors, scaling, dtype)
+    def _dropped(self, x: Tensor, adapter_input: Tensor, adapter_name: str, alone: bool) -> Tensor:
+        dropout = self.dropout(adapter_name)
+        if dropout is None:
+            return adapter_input
+        if alone:
+            return dropout(adapter_input)
+        mask = self.siblings.take(
+            self,
+            x,
+            adapter_name,
+            lambda layer: layer.only(adapter_name) and layer.dropout(adapter_name) is not None,
+            lambda layers: [keep_mask(x, dropout.p)] * len(layers),
+        )
+        return dropout.under(adapter_input, mask)
+
+    def _acting(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.chains]
+
+    def only(self, adapter_name: str) -> bool:
+        """Whether this adapter, and no other, acts on what the layer is given."""
+        return self._acting() == [adapter_name] and not (self.disable_adapters or self.merged)
+
+    def stamp(self, adapter_name: str) -> int:
+        """Changes whenever one of the tensors behind an output does."""
+        base = getattr(self.base_layer, "weight", None)
+        versions = (version(self.factor(adapter_name, f.name)) for f in self.chains[adapter_name])
+        return sum(versions) + (0 if base is None else version(base))
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The adapter's update in the layout of the base weight, in the adapter's dtype.
@@ -305,11 +321,13 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     def get_base_weight(self) -> Tensor:
         """The base layer's weight, dequantised where it is quantised."""
         base = self.get_base_layer()
-        state = getattr(getattr(base, "weight", None), "quant_state", None)
+        state: Any = getattr(getattr(base, "weight", None), "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
             # evaluating on a CPU, bitsandbytes lays 4-bit weights out for its kernels, which PEFT reads as noise;
-            # asking for the state puts them back
+            # asking for the state puts them back, but plain scales stay in the kernels' order
             base.state_dict()
+            if state.absmax.dim() == 2:
+                state.absmax = state.absmax.T.reshape(-1).float()
         return super().get_base_weight()
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from ..methods import Matrix, get_method
 from .config import ChainConfig
 from .layer import ChainLayer, adaptable, layer_class
 from .naming import TARGETS
+from .siblings import link
 
 
 class ChainTuner(BaseTuner):
@@ -43,6 +44,10 @@ class ChainTuner(BaseTuner):
             widths = [_get_in_out_features(_base(m)) for m in matches if adaptable(_base(m))]
             for symbol, sides in zip(("d_in", "d_out"), zip(*widths, strict=True), strict=False):
                 peft_config.shared_sizes[symbol] = max(sides)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        link(model, self.tuner_layer_cls)
 
     def _check_targets(self, peft_config: Any, model: nn.Module) -> None:
         targets = peft_config.target_modules

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..adapt import Controller, make_plans, merge
+from ..adapt import BottomUp, Controller, make_plans, merge
 from ..adapt.controller import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
@@ -59,7 +59,7 @@ def build_controller(
     settings = merge(config.row.plan(config.settings()), config.plan)
     plans = make_plans(merge(settings, plan))
     inside = {id(handle.parameter) for handle in handles}
-    return Controller(
+    controller = Controller(
         handles,
         plans,
         total_steps,
@@ -69,6 +69,11 @@ def build_controller(
         other_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in inside),
         distributed=_world_size() > 1 or any(is_sharded(handle.parameter) for handle in handles),
     )
+    lowest = {r.scene.bundles[0][0] for r in controller.runners if isinstance(r.plan.policy, BottomUp)}
+    for handle in handles:
+        if handle.name in lowest:
+            handle.expect_input_without_gradient()
+    return controller
 
 
 def bare_optimizer(optimizer: Any) -> Optimizer:

@@ -14,9 +14,10 @@ from torch import Tensor
 from ..errors import unknown
 from ..methods import Chain
 from ..methods.base import Tensors
-from .choice import has_node, node
+from .choice import has_node, joins, node
+from .dropout import InputDropout, keep_mask, keep_scale
 from .folded import folded
-from .fused import fused
+from .fused import Part, fused, fused_parts
 from .reference import reference
 
 Kernel = Callable[[Chain, Tensor, Tensors, float], Tensor]
@@ -32,4 +33,19 @@ def kernel_name() -> str:
     return name
 
 
-__all__ = ["KERNELS", "Kernel", "folded", "fused", "has_node", "kernel_name", "node", "reference"]
+__all__ = [
+    "KERNELS",
+    "InputDropout",
+    "Kernel",
+    "Part",
+    "folded",
+    "fused",
+    "fused_parts",
+    "has_node",
+    "joins",
+    "keep_mask",
+    "keep_scale",
+    "kernel_name",
+    "node",
+    "reference",
+]

@@ -1,18 +1,33 @@
-"""Which one-node kernel computes a frozen linear layer together with its chain."""
+"""Which one-node kernel computes a frozen linear layer together with its chain.
+
+A chain under a map has one. A product of factors goes around its narrowest place (``fused``); where its matrices are
+frozen, it may be folded into the base weight instead (``vectors``), which is chosen by what either would cost.
+"""
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..methods import Chain
 from ..methods.base import Tensors
+from ..methods.mapped import MappedChain
+from .dense import dense
 from .fused import fused
+from .vectors import Form, TwoMatrices, folded_vectors, two_matrices
 
 
 def has_node(chain: Chain) -> bool:
     """Whether some kernel computes base and chain as one node."""
-    return chain.linear
+    return chain.linear or isinstance(chain, MappedChain)
+
+
+def joins(chain: Chain, tensors: Tensors, x: Tensor) -> bool:
+    """Whether the form chosen for this chain, at this many tokens, can be in one node with other layers' chains."""
+    return chain.linear and _chosen(chain, tensors, x) is None
 
 
 def node(
@@ -25,4 +40,93 @@ def node(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """``x W' + bias + scaling * chain(x)`` for a frozen base; arguments as for ``fused``."""
-    return fused(chain, x, weight, bias, tensors, scaling, dtype)
+    if isinstance(chain, MappedChain):
+        return dense(chain, x, weight, bias, tensors, scaling)
+    chosen = _chosen(chain, tensors, x)
+    if chosen is None:
+        return fused(chain, x, weight, bias, tensors, scaling, dtype)
+    factors, form = chosen
+    return folded_vectors(x, weight, bias, factors, scaling, form)
+
+
+def _chosen(chain: Chain, tensors: Tensors, x: Tensor) -> tuple[TwoMatrices, Form] | None:
+    """What to fold and how, or None for the low-rank form."""
+    if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
+        return None  # the sum would round most of the update away
+    factors = two_matrices(chain, tensors)
+    if factors is None:
+        return None
+    grad = torch.is_grad_enabled()
+    form = cheapest(
+        Work(
+            tokens=x.numel() // max(x.shape[-1], 1),
+            rank=factors.a.shape[0],
+            d_in=x.shape[-1],
+            d_out=factors.b.shape[0],
+            trains=grad and any(vector is not None and vector.requires_grad for vector in (factors.u, factors.v)),
+            input_grad=grad and x.requires_grad,
+        )
+    )
+    return None if form is None else (factors, form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A pass through one layer whose chain is two frozen matrices around vectors.
+
+    Attributes:
+        tokens: rows of the input.
+        rank, d_in, d_out: widths.
+        trains: whether some vector does.
+        input_grad: whether the input wants a gradient.
+    """
+
+    tokens: int
+    rank: int
+    d_in: int
+    d_out: int
+    trains: bool = True
+    input_grad: bool = True
+
+    def flops(self, form: Form | None) -> int:
+        """Operations of all products of the pass beyond the base layer's; None stands for the low-rank form."""
+        return 2 * self._count(form, narrow=0, build=0)
+
+    def cost(self, form: Form | None) -> int:
+        """The time that a pass takes beyond the base layer, in multiplications."""
+        return self._count(form, narrow=_NARROW, build=_BUILD)
+
+    def _count(self, form: Form | None, narrow: int, build: int) -> int:
+        """Multiplications of all products, with some more a number of what each reads or writes."""
+        n, r, d_in, d_out = self.tokens, self.rank, self.d_in, self.d_out
+        if form is None:
+            widths = (d_in + d_out) * (1 + self.input_grad) + d_out * self.trains
+            return n * widths * (r + narrow)
+        count = d_in * d_out * (r + build) * (1 + (self.input_grad and not form.keep))
+        if not self.trains:
+            return count
+        if form.wide:
+            return count + d_in * d_out * (n + r + narrow)
+        return count + n * (d_in + d_out) * (r + narrow)
+
+
+# Reading or writing a number takes as long as this many multiplications: in a product of small rank with the tokens,
+# and where the folded weight is written beside the base weight. Fitted to BERT layers of widths 384 and 768 with 1024
+# tokens and ranks from 4 to 1024, float32, one thread.
+_NARROW, _BUILD = 48, 180
+
+# Below this rank a layer costs about the same in either form; low-rank, it is in one node with its siblings.
+_LEAST_RANK = 32
+
+
+@functools.cache
+def cheapest(work: Work) -> Form | None:
+    """The form that takes the least time; None is the low-rank one.
+
+    The folded weight is kept for backward where making it again takes an eighth of the layer's time or more, unless it
+    is much larger than the layer's narrower activation.
+    """
+    if work.rank < _LEAST_RANK:
+        return None
+    keep = work.input_grad and 4 * work.rank >= work.tokens and 2 * max(work.d_in, work.d_out) <= 3 * work.tokens
+    return min(None, Form(wide=False, keep=keep), Form(wide=True, keep=keep), key=work.cost)

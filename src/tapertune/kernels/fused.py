@@ -1,15 +1,20 @@
-"""A frozen linear layer and its chain as one autograd node.
+"""Frozen linear layers that read one input, each with its chain, as one autograd node.
 
-    y = x W' + c + (x down') up'
+    y_i = x W_i' + c_i + s_i (((x * mask) down_i') * middle_i) up_i'
 
-The chain's product is added into the base's output in place, so that no second d_out-wide tensor exists; backward forms
-each of its two products with the output gradient once. Kept for backward: x only while ``down`` trains, the r-wide
-product only while ``up`` does. ``down`` and ``up`` are the chain folded around its narrowest place (see ``folded``);
-their gradients flow on into the factors through the folds.
+Each chain's product is added into its base's output in place, so that no second d_out-wide tensor exists. Backward
+forms each of its products with the output gradients once, and adds up the input's gradient in place. Kept for backward:
+the r-wide products only while something behind them trains; the input only while a ``down`` does and its producer
+cannot make it again (see ``producer``); the dropout mask, where there is one, as a byte an element. ``down``,
+``middle`` and ``up`` are the chain folded around its narrowest place (``Chain.split``); their gradients flow on into
+the factors through the folds.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,40 +23,178 @@ from torch.autograd.function import once_differentiable
 
 from ..methods import Chain
 from ..methods.base import Tensors
+from .dropout import masked
+from .producer import rebuilder
 
 
-class _LinearWithChain(torch.autograd.Function):
+@dataclass(frozen=True)
+class Part:
+    """One layer of a node: base weight (d_out, d_in), bias, and its chain around the narrowest place."""
+
+    weight: Tensor
+    bias: Tensor | None
+    down: Tensor
+    middle: Tensor | None
+    up: Tensor
+    scaling: float
+
+    @classmethod
+    def of(
+        cls,
+        chain: Chain,
+        weight: Tensor,
+        bias: Tensor | None,
+        tensors: Tensors,
+        scaling: float,
+        dtype: torch.dtype | None = None,
+    ) -> Part:
+        """
+        Args:
+            chain: a linear chain.
+            weight, bias: the base layer's, without gradient.
+            tensors: the chain's factors by name; of the base's dtype, unless ``dtype`` is given.
+            scaling: on the chain's output.
+            dtype: what the folded factors are cast to.
+        """
+        down, middle, up = chain.split(tensors)
+        if dtype is not None:
+            down, middle, up = down.to(dtype), None if middle is None else middle.to(dtype), up.to(dtype)
+        return cls(weight, bias, down, middle, up, scaling)
+
+
+_WIDTH = 5  # tensors of a part, in the order of its fields
+_DOWN, _MIDDLE, _UP = 2, 3, 4
+_FIRST = 4  # inputs of the node before the first part's
+
+
+class _LinearsWithChains(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        narrow = flat.mm(down.T)
-        y = flat.mm(weight.T) if bias is None else torch.addmm(bias, flat, weight.T)
-        torch.addmm(y, narrow, up.T, out=y)  # in place; unlike addmm_, operation counters see it
-        needs = ctx.needs_input_grad
-        ctx.save_for_backward(flat if needs[3] else None, narrow if needs[4] else None, weight, down, up)
-        ctx.shape = x.shape
-        return y.view(*x.shape[:-1], weight.shape[0])
+    def forward(
+        ctx: Any, x: Tensor, mask: Tensor | None, rebuild: Any, scalings: tuple[float, ...], *flat: Tensor | None
+    ) -> Tensor | tuple[Tensor, ...]:
+        parts = _parts(flat)
+        rows = x.reshape(-1, x.shape[-1])
+        narrow = _under(rows, mask).mm(_stacked(parts).T)
+        outputs = []
+        for (weight, bias, _, middle, up), scaling, here in zip(parts, scalings, _places(parts), strict=True):
+            y = x.new_empty(*x.shape[:-1], weight.shape[0])
+            wide, z = y.view(-1, weight.shape[0]), narrow[:, here]
+            if bias is None:
+                torch.mm(rows, weight.T, out=wide)
+            else:
+                torch.addmm(bias, rows, weight.T, out=wide)
+            # in place; unlike addmm_, operation counters see it
+            torch.addmm(wide, z if middle is None else z * middle, up.T, alpha=scaling, out=wide)
+            outputs.append(y)
+        downs, behind = _trains(ctx.needs_input_grad)
+        ctx.rebuild = rebuild if downs else None
+        ctx.save_for_backward(rows if downs and rebuild is None else None, narrow if behind else None, mask, *flat)
+        ctx.shape, ctx.scalings = x.shape, scalings
+        ctx.set_materialize_grads(False)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
+        ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        flat, narrow, weight, down, up = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        dy = grads[0].reshape(-1, weight.shape[0])
-        dx = d_down = d_up = None
-        if needs[4]:
-            # this orientation of the product is several times faster than its transpose for a narrow rank
-            d_up = narrow.T.mm(dy).T
-        if needs[0] or needs[3]:
-            d_narrow = dy.mm(up)
-            if needs[3]:
-                d_down = d_narrow.T.mm(flat)
-            if needs[0]:
-                dx = dy.mm(weight)
-                dx = torch.addmm(dx, d_narrow, down, out=dx).view(ctx.shape)
-        return dx, None, None, d_down, d_up
+        rows, narrow, mask, *flat = ctx.saved_tensors
+        needs, parts = ctx.needs_input_grad, _parts(flat)
+        downs, _ = _trains(needs)
+        dys = [None if g is None else g.reshape(-1, g.shape[-1]) for g in grads]
+        some = next((dy for dy in dys if dy is not None), None)
+        if some is None:
+            return (None,) * len(needs)
+        wanted = needs[0] or downs
+        pull = some.new_empty(some.shape[0], _places(parts)[-1].stop if wanted else 0)
+        out: list[Tensor | None] = [None] * _FIRST
+        for i, (part, dy, scaling, here) in enumerate(zip(parts, dys, ctx.scalings, _places(parts), strict=True)):
+            mine = needs[_FIRST + i * _WIDTH : _FIRST + (i + 1) * _WIDTH]
+            out += [None] * _DOWN + [None, *_behind(part, narrow, here, dy, scaling, mine)]
+            if wanted:
+                _pull(part, dy, scaling, pull[:, here])
+        if downs:
+            if ctx.rebuild is not None:
+                rows = ctx.rebuild(ctx.next_functions[0][0]).reshape(some.shape[0], -1)
+            pushed = pull.T.mm(_under(rows, mask))
+            for i, here in enumerate(_places(parts)):
+                if needs[_FIRST + i * _WIDTH + _DOWN]:
+                    out[_FIRST + i * _WIDTH + _DOWN] = pushed[here]
+        if needs[0]:
+            dx = _under(pull.mm(_stacked(parts)), mask)
+            for (weight, *_), dy in zip(parts, dys, strict=True):
+                if dy is not None:
+                    torch.addmm(dx, dy, weight, out=dx)
+            out[0] = dx.view(ctx.shape)
+        return tuple(out)
+
+
+def _parts(flat: Sequence[Any]) -> list[Sequence[Any]]:
+    return [flat[i : i + _WIDTH] for i in range(0, len(flat), _WIDTH)]
+
+
+def _places(parts: Sequence[Sequence[Any]]) -> list[slice]:
+    """Which columns of the common r-wide product are each part's."""
+    ends = list(itertools.accumulate(part[_DOWN].shape[0] for part in parts))
+    return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _trains(needs: Sequence[bool]) -> tuple[bool, bool]:
+    """Whether some ``down`` trains, and whether something behind one does."""
+    needs = needs[_FIRST:]
+    return any(needs[_DOWN::_WIDTH]), any(needs[_MIDDLE::_WIDTH]) or any(needs[_UP::_WIDTH])
+
+
+def _behind(
+    part: Sequence[Any], narrow: Tensor, here: slice, dy: Tensor | None, scaling: float, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of ``middle`` and ``up``."""
+    if dy is None or not (needs[_MIDDLE] or needs[_UP]):
+        return None, None
+    # this orientation of the product is several times faster than its transpose for a narrow rank
+    seen = narrow[:, here].T.mm(dy)
+    if scaling != 1.0:
+        seen.mul_(scaling)
+    middle, up = part[_MIDDLE], part[_UP]
+    d_middle = (seen * up.T).sum(1) if needs[_MIDDLE] else None
+    if not needs[_UP]:
+        return d_middle, None
+    return d_middle, (seen if middle is None else seen.mul_(middle.unsqueeze(1))).T
+
+
+def _pull(part: Sequence[Any], dy: Tensor | None, scaling: float, out: Tensor) -> None:
+    """The gradient of ``x down'``, into its columns."""
+    if dy is None:
+        out.zero_()
+        return
+    torch.mm(dy, part[_UP], out=out)
+    if part[_MIDDLE] is not None:
+        out.mul_(part[_MIDDLE])
+    if scaling != 1.0:
+        out.mul_(scaling)
+
+
+def _under(rows: Tensor, mask: Tensor | None) -> Tensor:
+    return rows if mask is None else masked(rows, mask.view(rows.shape))
+
+
+def _stacked(parts: Sequence[Sequence[Any]]) -> Tensor:
+    downs = [part[_DOWN] for part in parts]
+    return downs[0] if len(downs) == 1 else torch.cat(downs)
+
+
+def fused_parts(x: Tensor, parts: Sequence[Part], mask: Tensor | None = None, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """``x W_i' + c_i + s_i chain_i(x * mask * scale)`` of each part; x (..., d_in) -> (..., d_out_i).
+
+    Args:
+        x: of one dtype with all parts.
+        parts: the layers that read x.
+        mask: ones and zeros (uint8) in the shape of x.
+        scale: of what the mask leaves.
+    """
+    flat = [t for p in parts for t in (p.weight, p.bias, p.down, p.middle, p.up)]
+    made: Any = _LinearsWithChains.apply(x, mask, rebuilder(x), tuple(p.scaling * scale for p in parts), *flat)
+    return (made,) if len(parts) == 1 else made
 
 
 def fused(
@@ -63,18 +206,5 @@ def fused(
     scaling: float,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """``x W' + bias + scaling * chain(x)`` for a frozen base; x (..., d_in) -> (..., d_out).
-
-    Args:
-        chain: a linear chain.
-        weight, bias: the base layer's, (d_out, d_in) and (d_out,), of x's dtype, without gradient.
-        tensors: the chain's factors by name; of x's dtype, unless ``dtype`` is given.
-        scaling: on the chain's output.
-        dtype: what the folded factors are cast to; x's, under autocast.
-    """
-    down, up = chain.lora_factors(tensors)
-    if scaling != 1.0:
-        up = up * scaling
-    if dtype is not None:
-        down, up = down.to(dtype), up.to(dtype)
-    return _LinearWithChain.apply(x, weight, bias, down, up)  # pyright: ignore[reportReturnType]
+    """``x W' + bias + scaling * chain(x)`` for a frozen base; arguments as of ``Part.of``, x of the base's dtype."""
+    return fused_parts(x, [Part.of(chain, weight, bias, tensors, scaling, dtype)])[0]

@@ -26,7 +26,7 @@ class BudgetSettings:
     init_r: int = setting(12, "rank of every module at the start")
     target_r: int | None = setting(None, "mean rank at the end; None for two thirds of init_r")
     lora_alpha: float = setting(16, "the update is scaled by lora_alpha / (init_r + 1e-5)")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
+    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
     tinit: float = setting(0.1, "warm-up before the budget falls: steps, or a fraction of the run")
     tfinal: float = setting(0.3, "final phase with the budget reached: steps, or a fraction of the run")
     deltaT: int = setting(10, "steps between two decisions")

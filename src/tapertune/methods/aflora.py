@@ -25,7 +25,7 @@ class AFLoraSettings:
     r: int = setting(4, "rank of the update")
     lora_alpha: float = setting(8, "numerator of the scaling, unless scaling is none")
     scaling: str = setting("none", "factor on the update: none (paper, GLUE), alpha/r (GSM8K) or alpha/sqrt(r)")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
+    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
     d_initial: float = setting(0.1, "initial value of the vector d between A and B")
     projection_scope: str = setting(
         "ffn", "modules whose A and B train until frozen: ffn, attention or all; elsewhere only the vectors train"

@@ -7,6 +7,7 @@ Shapes: a weight is (n_out, n_in) as in ``torch.nn.Linear``; ``d_in`` and ``d_ou
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -172,8 +173,19 @@ class Chain:
         Returns:
             down of shape (rank, d_in) and up of shape (d_out, rank), without the method's scaling.
         """
+        down, middle, up = self.split(tensors)
+        return down, up if middle is None else up * middle
+
+    def split(self, tensors: Tensors) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The two-matrix form with the vector at the narrowest place left by itself.
+
+        Returns:
+            down (rank, d_in), middle (rank,) or None, up (d_out, rank), with ``up diag(middle) down == delta_weight``.
+        """
         cut = self._cut(tensors)
-        return _fold(self.factors[:cut], tensors), _fold(self.factors[cut:], tensors)
+        end = next(i for i in range(cut, len(self.factors)) if isinstance(self.factors[i], Matrix))
+        middle = _fold(self.factors[cut:end], tensors) if end > cut else None
+        return _fold(self.factors[:cut], tensors), middle, _fold(self.factors[end:], tensors)
 
     def delta_weight(self, tensors: Tensors) -> Tensor:
         """The dense update (d_out, d_in), without the method's scaling."""
@@ -313,7 +325,7 @@ class Method:
         """Name under which PEFT knows the method, apart from any method of PEFT's own."""
         return f"tapertune_{self.name}"
 
-    @property
+    @functools.cached_property
     def prefix(self) -> str:
         """Prefix of the method's parameters in checkpoints."""
         return f"{self.peft_name}_"

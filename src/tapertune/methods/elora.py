@@ -18,7 +18,7 @@ from .settings import check_number, check_probability, check_rank, setting
 @dataclass(frozen=True, kw_only=True)
 class EloraSettings:
     r: int = setting(256, "rank of the random projections")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
+    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
     d_initial: float = setting(0.1, "initial value of the vector d between A and B")
     shared: bool = setting(True, "one pair of projections for all modules, rather than one for each")
     projection_prng_key: int = setting(0, "seed of the shared projections")

@@ -13,7 +13,7 @@ from .settings import check_positive, check_probability, check_rank, setting
 class LoraSettings:
     r: int = setting(8, "rank of the update")
     lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
+    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
 
     def __post_init__(self) -> None:
         check_rank("r", self.r)

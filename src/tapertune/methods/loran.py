@@ -17,13 +17,40 @@ from torch import Tensor
 
 from .base import Chain, Matrix, Method
 from .init import linear_default, zeros
-from .mapped import MappedChain, Offset
+from .mapped import Map, MappedChain, Offset
 from .settings import check_choice, check_number, check_positive, check_probability, check_rank, setting
 
-Map = Callable[[Tensor, float, float], Tensor]
+Activation = Callable[[Tensor, float, float], Tensor]
 
-ACTIVATIONS: dict[str, Map] = {
-    "sinter": lambda x, amplitude, omega: amplitude * x * torch.sin(omega * x) + x,
+
+class Sinter(Map):
+    """``f(x) = A x sin(omega x) + x``, with the slope ``f'(x) = 1 + A (sin(omega x) + omega x cos(omega x))``.
+
+    Args:
+        amplitude: A.
+        omega: omega.
+    """
+
+    def __init__(self, amplitude: float, omega: float) -> None:
+        super().__init__(lambda x: torch.addcmul(x, x, torch.sin(omega * x), value=amplitude))
+        self.amplitude, self.omega = amplitude, omega
+
+    # In as few tensors as will do: on a processor, memory touched for the first time costs more than the arithmetic.
+
+    def apply_(self, m: Tensor) -> Tensor:
+        return m.addcmul_(m, (m * self.omega).sin_(), value=self.amplitude)
+
+    def pull_(self, m: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        sine = m * self.omega
+        cosine = sine.cos()
+        sine.sin_()
+        bend = torch.addcmul(sine, m, cosine, value=self.omega, out=cosine)  # of the slope, away from 1
+        grad.addcmul_(grad, bend, value=self.amplitude)
+        return m.addcmul_(m, sine, value=self.amplitude), grad
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "sinter": lambda x, amplitude, omega: Sinter(amplitude, omega)(x),
     "cos": lambda x, amplitude, omega: x * torch.cos(1e4 * x) + x,
     "gaussian": lambda x, amplitude, omega: 0.5 * x * torch.exp(-x * x),
     "identity": lambda x, amplitude, omega: x,
@@ -40,7 +67,7 @@ ACTIVATIONS: dict[str, Map] = {
 class LoranSettings:
     r: int = setting(64, "rank of the product under the map")
     lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
+    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
     activation: str = setting("sinter", "the map: " + ", ".join(sorted(ACTIVATIONS)))
     amplitude: float = setting(5e-5, "A of Sinter")
     omega: float = setting(1e4, "omega of Sinter; omega times x is evaluated in float32 or wider")
@@ -70,8 +97,10 @@ def chain(settings: LoranSettings) -> Chain:
     return MappedChain(tuple(matrices), tuple(offsets), function(settings), widths)
 
 
-def function(settings: LoranSettings) -> Callable[[Tensor], Tensor]:
+def function(settings: LoranSettings) -> Map:
     """The map with its constants set, f(0) taken off where asked for."""
+    if settings.activation == "sinter":
+        return Sinter(settings.amplitude, settings.omega)
     f = ACTIVATIONS[settings.activation]
     at_zero = f(torch.zeros((), dtype=torch.float64, device="cpu"), 0.0, 0.0).item() if settings.center else 0.0
 
@@ -79,7 +108,7 @@ def function(settings: LoranSettings) -> Callable[[Tensor], Tensor]:
         y = f(x, settings.amplitude, settings.omega)
         return y - at_zero if at_zero else y
 
-    return mapped
+    return Map(mapped)
 
 
 LORAN = Method(

@@ -23,7 +23,7 @@ FORMS = ("soft", "released")
 class SoraSettings:
     r: int = setting(8, "rank of the update before gates close")
     lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
+    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
     threshold: float = setting(3e-4, "amount taken off every gate after each step (xi of the released code)")
     threshold_form: str = setting("soft", "soft, or released for that code's assignments")
     threshold_times_lr: bool = setting(False, "multiply the threshold by the learning rate, as the paper writes it")

@@ -1,0 +1,184 @@
+"""The running averages of importance, for all of a plan's tensors at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import bad_value
+from .blocks import block_size, blocks
+from .importance import Scores, _Importance
+from .sharding import whole
+
+_FUSED = cast(Any, torch)  # the multi-tensor operations of torch.optim, which torch does not declare
+
+
+class _Block(NamedTuple):
+    """Consecutive tensors that are taken in together.
+
+    Attributes:
+        first, end: which ones.
+        begin: where their elements begin in the flat buffers.
+        signal: scratch for their elements.
+        views: of the scratch, in their shapes.
+    """
+
+    first: int
+    end: int
+    begin: int
+    signal: Tensor
+    views: list[Tensor]
+
+
+@dataclass
+class Averages:
+    """The running averages of a set of tensors, one flat buffer each for all, taken in block by block.
+
+    Attributes:
+        importance: what is averaged and how.
+        names: of the tensors, in order.
+        shapes: of each.
+    """
+
+    importance: _Importance
+    names: list[str]
+    shapes: list[torch.Size]
+    device: torch.device
+    dtype: torch.dtype
+    mean: Tensor = field(init=False)
+    dev: Tensor = field(init=False)
+    window: Tensor = field(init=False)
+    _blocks: list[_Block] | None = field(init=False, default=None)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements of each tensor."""
+        return [shape.numel() for shape in self.shapes]
+
+    def __post_init__(self) -> None:
+        count = sum(self.sizes)
+        self.mean, self.dev = (torch.zeros(count, device=self.device, dtype=self.dtype) for _ in range(2))
+        self.window = torch.zeros(count if self.importance.window else 0, device=self.device, dtype=self.dtype)
+
+    @torch.no_grad()
+    def observe(self, step: int, parameters: Sequence[Tensor], inverse_scale: float | Tensor = 1.0) -> None:
+        """Takes in the gradients of one step. A gradient that is missing counts as zero; an element that is not finite
+        leaves its averages as if it had been the mean.
+
+        Args:
+            step: index of the optimizer step, from 0; places the step in its window.
+            parameters: in the order of ``names``.
+            inverse_scale: multiplies gradients that a loss scaler has left scaled.
+        """
+        if self._blocks is None:
+            self._blocks = self._layout()
+        for block in self._blocks:
+            self._gather(block, parameters[block.first : block.end])
+            signal = block.signal.abs_()
+            if isinstance(inverse_scale, Tensor) or inverse_scale != 1.0:
+                signal.mul_(inverse_scale)
+            self._take_in(step, signal, block.begin)
+
+    def _layout(self) -> list[_Block]:
+        """The blocks, all over one piece of scratch memory, with views of it in the tensors' shapes."""
+        sizes = self.sizes
+        edges = list(itertools.accumulate(sizes, initial=0))
+        spans = list(blocks(sizes, block_size(self.device)))
+        scratch = torch.empty(
+            max((edges[b] - edges[a] for a, b in spans), default=0), device=self.device, dtype=self.dtype
+        )
+        made = []
+        for a, b in spans:
+            signal = scratch[: edges[b] - edges[a]]
+            views = [v.view(s) for v, s in zip(signal.split(sizes[a:b]), self.shapes[a:b], strict=True)]
+            made.append(_Block(a, b, edges[a], signal, views))
+        return made
+
+    def _gather(self, block: _Block, parameters: Sequence[Tensor]) -> None:
+        """Fills a block with its tensors' raw signals."""
+        views, grads = block.views, [p.grad for p in parameters]
+        if any(grad is None for grad in grads):
+            _FUSED._foreach_zero_([view for view, grad in zip(views, grads, strict=True) if grad is None])
+            views = [view for view, grad in zip(views, grads, strict=True) if grad is not None]
+        if views:
+            _FUSED._foreach_copy_(views, [whole(grad) for grad in grads if grad is not None])
+        self.importance.weigh(block.views, [whole(p).to(self.device) for p in parameters])
+
+    def _take_in(self, step: int, signal: Tensor, begin: int) -> None:
+        """Moves a block's averages; ``signal`` is scratch."""
+        part = slice(begin, begin + len(signal))
+        length = self.importance.window
+        if length is None:
+            self._fold(part, signal)
+            return
+        window, place = self.window[part], step % length
+        if place == 0:
+            self._fold(part, window)
+            window.copy_(self.mean[part])
+        # the running mean over the window; in a new one it starts with the first signal
+        window.add_(_known(signal.sub_(window)), alpha=1 / (place + 1))
+
+    def _fold(self, part: slice, signal: Tensor) -> None:
+        """``mean = b1 mean + (1 - b1) signal; dev = b2 dev + (1 - b2) |signal - mean|``; uses ``signal`` up."""
+        b1, b2 = self.importance.beta1, self.importance.beta2
+        mean, dev = self.mean[part], self.dev[part]
+        gap = _known(signal.sub_(mean))
+        mean.add_(gap, alpha=1 - b1)
+        # from the new mean, the signal is b1 times as far away as from the old one
+        dev.mul_(b2).add_(gap.abs_(), alpha=(1 - b2) * b1)
+
+    def scores(self) -> Scores:
+        return Scores(list(self.names), self.mean * self.dev, self.sizes, list(self.shapes))
+
+    def drop(self, names: Collection[str]) -> None:
+        """Forgets tensors, and frees what they took."""
+        gone = set(names)
+        keep = [i for i, name in enumerate(self.names) if name not in gone]
+        if len(keep) < len(self.names):
+            self._rebuild(lambda parts: [parts[i] for i in keep])
+            self.names = [self.names[i] for i in keep]
+
+    def take(self, cuts: Mapping[str, tuple[int, Tensor]]) -> None:
+        """Keeps some indices of tensors along an axis, as their parameters have been cut.
+
+        Args:
+            cuts: by name, the axis and the indices.
+        """
+        here = {name: cuts[name] for name in self.names if name in cuts}
+        if here:
+            self._rebuild(
+                lambda parts: [
+                    part.index_select(here[name][0], here[name][1].to(part.device)) if name in here else part
+                    for name, part in zip(self.names, parts, strict=True)
+                ]
+            )
+
+    def _rebuild(self, change: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        shapes = self.shapes
+        for key in ("mean", "dev", "window") if self.importance.window else ("mean", "dev"):
+            flat = getattr(self, key)
+            parts = change([p.view(shape) for p, shape in zip(flat.split(self.sizes), self.shapes, strict=True)])
+            setattr(self, key, torch.cat([flat.new_zeros(0), *(p.flatten() for p in parts)]))
+            shapes = [part.shape for part in parts]
+        self.shapes, self._blocks = shapes, None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "dev": self.dev, "window": self.window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for key in ("mean", "dev", "window"):
+            mine = getattr(self, key)
+            if key not in state or state[key].shape != mine.shape:
+                found = tuple(state[key].shape) if key in state else None
+                raise bad_value(f"saved averages, {key}", found, f"of shape {tuple(mine.shape)}")
+            setattr(self, key, state[key].to(self.device, self.dtype, copy=True))
+
+
+def _known(gap: Tensor) -> Tensor:
+    """Sets to zero, in place, what is not finite."""
+    return gap.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)

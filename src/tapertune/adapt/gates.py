@@ -1,0 +1,101 @@
+"""The gates of a plan's rank components, read and written all together: a decision costs one transfer from the device,
+however many modules there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import TapertuneError
+from .actuators import Handle, mask, shrink, take
+from .components import Group
+from .sharding import whole
+
+Cuts = dict[str, tuple[int, Tensor]]
+"""By name of a factor, the axis along which it has been cut and the indices that stayed."""
+
+
+class Gates:
+    """The gates of some groups.
+
+    Args:
+        handles: of all the adapter's factors, by name.
+        groups: the rank components.
+    """
+
+    def __init__(self, handles: Mapping[str, Handle], groups: Sequence[Group]) -> None:
+        self.handles, self.groups = handles, groups
+        modules: dict[str, list[Handle]] = {}
+        for handle in handles.values():
+            modules.setdefault(handle.module, []).append(handle)
+        self._along: dict[str, list[tuple[str, int]]] = {}
+        for group in groups:
+            width = handles[group.gate].symbols[0]
+            members = (h for h in modules[group.module] if width in h.symbols)
+            self._along[group.gate] = [(h.name, h.symbols.index(width)) for h in members]
+
+    def sizes(self) -> dict[str, int]:
+        """Components that each module has, masked or not."""
+        return {g.module: self.handles[g.gate].parameter.numel() for g in self.groups}
+
+    def ranks(self) -> dict[str, int]:
+        """Components that each module has in use: those whose gate is not zero."""
+        return {group.module: sum(used) for group, used in zip(self.groups, self._in_use(), strict=True)}
+
+    def mask(self, keep: Mapping[str, Tensor]) -> None:
+        """Sets to zero what is not kept, by gate."""
+        if keep:
+            mask([self.handles[name].parameter for name in keep], list(keep.values()))
+
+    def shrink(self, threshold: float, form: str, training: set[str], rates: Optimizer | None = None) -> None:
+        """Soft-thresholds the gates that train.
+
+        Args:
+            threshold, form: see ``actuators.shrink``.
+            training: names of the factors that train.
+            rates: an optimizer whose learning rate for a gate multiplies the threshold; none: 1.
+        """
+        alike: dict[float, list[nn.Parameter]] = {}
+        known = {} if rates is None else {id(p): float(g["lr"]) for g in rates.param_groups for p in g["params"]}
+        for gate in (self.handles[group.gate].parameter for group in self.groups if group.gate in training):
+            if rates is not None and id(gate) not in known:
+                raise TapertuneError("policy.times_lr needs the gates among the optimizer's parameters")
+            alike.setdefault(known.get(id(gate), 1.0), []).append(gate)
+        for rate, gates in alike.items():
+            shrink(gates, threshold * rate, form)
+
+    @torch.no_grad()
+    def cut(self, keep: Mapping[str, Tensor], optimizer: Optimizer | None) -> Cuts:
+        """Removes components, with what the optimizer knows of them.
+
+        Args:
+            keep: by gate, the components that stay; of other gates those that are not zero do.
+            optimizer: of the factors.
+        """
+        names, cuts = list(keep), Cuts()
+        chosen = dict(zip(names, _flags(keep[name] for name in names), strict=True))
+        for group, used in zip(self.groups, self._in_use(), strict=True):
+            stay = chosen.get(group.gate, used)
+            if not all(stay):
+                index = torch.tensor([i for i, stays in enumerate(stay) if stays], dtype=torch.long)
+                index = index.to(self.handles[group.gate].parameter.device)
+                cuts.update((name, (axis, index)) for name, axis in self._along[group.gate])
+        for name, (axis, index) in cuts.items():
+            take(self.handles[name].parameter, axis, index, optimizer)
+        return cuts
+
+    def _in_use(self) -> list[list[bool]]:
+        return _flags(whole(self.handles[group.gate].parameter.detach()).flatten() for group in self.groups)
+
+
+def _flags(tensors: Iterable[Tensor]) -> list[list[bool]]:
+    """Which elements of some vectors are not zero, read from the device at once."""
+    found = list(tensors)
+    flags = torch.cat([t.to(found[0].device) != 0 for t in found]).tolist() if found else []
+    edges = itertools.accumulate((len(t) for t in found), initial=0)
+    return [flags[a:b] for a, b in itertools.pairwise(edges)]

@@ -1,0 +1,109 @@
+"""Whether steps have become dearer than a committed record says: counts exactly, ratios up to noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import TapertuneError
+from .runner import Job, Told, measure
+from .schema import Measurement, Session, read_speed
+from .setting import Setting
+
+MODEL = "bert-2x384"
+# Not the pruned ones: rounding can decide which ranks they are left with.
+GUARDED = (
+    "floor", "ours-lora", "ours-lora-dropout", "ours-adalora", "ours-aflora",
+    "ours-aflora-frozen-a", "ours-aflora-frozen", "ours-lora2", "ours-loran", "ours-elora-256", "ours-sora",
+)  # fmt: skip
+# Beyond the record's median and spread: for a machine whose arithmetic and memory differ from the record's.
+MARGIN = 0.10
+ROUNDS = 9
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is said of one subject.
+
+    Attributes:
+        ratio: the lowest median of all attempts.
+        limit: what it may be.
+        differing: counts that are not the record's, in words.
+    """
+
+    subject: str
+    ratio: float
+    limit: float
+    differing: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio <= self.limit and not self.differing
+
+
+def take_record(out: Path, told: Told) -> Session:
+    """Measures what the guard holds later runs against, and writes it."""
+    out.unlink(missing_ok=True)
+    return measure(_job(GUARDED, out, 2 * ROUNDS), told)
+
+
+def check(record: Path, scratch: Path, told: Told) -> list[Verdict]:
+    """Measures and judges every guarded subject; what is too slow is measured again before it fails.
+
+    Args:
+        record: the committed file.
+        scratch: where this run's figures are written.
+
+    Raises:
+        TapertuneError: the record cannot be read, or lacks a subject.
+    """
+    old = recorded(record)
+    verdicts = {name: judge(old[name], measurement) for name, measurement in _measured(GUARDED, scratch, told).items()}
+    for _ in range(ATTEMPTS - 1):
+        slow = [name for name, verdict in verdicts.items() if verdict.ratio > verdict.limit]
+        for name, again in (_measured(slow, scratch, told) if slow else {}).items():
+            verdict = judge(old[name], again)
+            if verdict.ratio < verdicts[name].ratio:
+                verdicts[name] = verdict
+    return list(verdicts.values())
+
+
+def recorded(path: Path) -> dict[str, Measurement]:
+    """The record by subject.
+
+    Raises:
+        TapertuneError: it cannot be read, or lacks a guarded subject.
+    """
+    found = {m.subject: m for session in read_speed(path).sessions for m in session.measurements if m.model == MODEL}
+    missing = [name for name in GUARDED if name not in found]
+    if missing:
+        raise TapertuneError(f"{path} has no record of {', '.join(missing)}: make bench-record")
+    return found
+
+
+def judge(old: Measurement, new: Measurement) -> Verdict:
+    """A new measurement against the record's. The floor's ratio, to a second floor, is noise and is not judged."""
+    spread = old.ratio.high - old.ratio.low
+    limit = float("inf") if new.subject == "floor" else old.ratio.median + spread + MARGIN
+    return Verdict(subject=new.subject, ratio=new.ratio.median, limit=limit, differing=differences(old, new))
+
+
+def differences(old: Measurement, new: Measurement) -> tuple[str, ...]:
+    """Counts that are not the same, in words."""
+    pairs = {name: (getattr(old.counts, name), getattr(new.counts, name)) for name in type(old.counts).model_fields}
+    # the floor's own counts are torch's and transformers' business
+    pairs["saved_bytes"] = old.saved_bytes_beyond, new.saved_bytes_beyond
+    pairs["flops"] = old.flops_beyond, new.flops_beyond
+    return tuple(f"{name} {now:,}, recorded {was:,}" for name, (was, now) in pairs.items() if was != now)
+
+
+def _measured(subjects: tuple[str, ...] | list[str], scratch: Path, told: Told) -> dict[str, Measurement]:
+    session = measure(_job(subjects, scratch, ROUNDS), told)
+    return {m.subject: m for m in session.measurements if m.subject in subjects}
+
+
+def _job(subjects: tuple[str, ...] | list[str], out: Path, rounds: int) -> Job:
+    return Job(
+        models=[MODEL], subjects=subjects, setting=Setting.model_validate({}), rounds=rounds, out=out, peak=False
+    )

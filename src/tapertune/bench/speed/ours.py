@@ -1,0 +1,92 @@
+"""Subjects of tapertune's own: a method with its plan, and states of it that training reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...host import adapt_model, make_config
+from ...integrations import attach
+from .contestant import RUN, Contestant, optimizer_of, share_copy
+from .models import Base
+
+Build = Callable[[Base], Contestant]
+_SETUP = 6  # steps of the short runs that bring a method into the state that is measured
+_ACT_SOON = {"kind": "cubic", "warmup": 1, "cooldown": 3, "every": 1}
+# Decides every ten steps from the first on, with next to nothing to decide yet.
+_EARLY = {"kind": "cubic", "warmup": 0, "cooldown": 0, "every": 10}
+
+
+def ours(method: str, **settings: Any) -> Build:
+    """A method at the start of a long run: scores, penalties and decisions are part of its step."""
+
+    def build(base: Base) -> Contestant:
+        contestant = adapted(base, method, settings)
+        return attached(contestant, _early(contestant), RUN)
+
+    return build
+
+
+def frozen(method: str, factors: Sequence[str], **settings: Any) -> Build:
+    """A method after its plan has frozen some factors everywhere."""
+    plan = {"schedule": _ACT_SOON, "policy": {"kind": "lowest_fraction", "factors": list(factors)}}
+
+    def build(base: Base) -> Contestant:
+        contestant = _run(adapted(base, method, settings), base, plan)
+        assert contestant.controller is not None
+        left = len(contestant.controller.freezable) - len(contestant.controller.frozen)
+        assert not left, f"{left} matrices are not frozen"
+        return contestant
+
+    return build
+
+
+def pruned(method: str, **settings: Any) -> Build:
+    """A method with a rank budget, after the ranks above it have been removed."""
+
+    def build(base: Base) -> Contestant:
+        return _run(adapted(base, method, settings), base, {"schedule": _ACT_SOON})
+
+    return build
+
+
+def built_at_pruned_ranks(method: str, **settings: Any) -> Build:
+    """The same method made with the ranks that ``pruned`` is left with, and its penalties; nothing is scored."""
+
+    def build(base: Base) -> Contestant:
+        cut = pruned(method, **settings)(base)
+        assert cut.controller is not None
+        contestant = adapted(base, method, {**settings, "ranks": cut.controller.ranks})
+        return attached(contestant, {"policy": {"kind": "lowest_fraction", "factors": []}}, RUN)
+
+    return build
+
+
+def adapted(base: Base, method: str, settings: dict[str, Any]) -> Contestant:
+    config = make_config(method, target_modules=list(base.targets), **settings)
+    dtype = next(base.model.parameters()).dtype
+    model = adapt_model(share_copy(base.model), config).to(dtype).train()
+    return Contestant(model=model, batch=base.batch)
+
+
+def _early(contestant: Contestant) -> dict[str, Any] | None:
+    """The change to the method's plan that makes it decide early; None for a plan without a ramp, or no plan."""
+    config = contestant.model.peft_config["default"]
+    plan = config.row.plan(config.settings())
+    return {"schedule": _EARLY} if plan and plan["schedule"]["kind"] == "cubic" else None
+
+
+def attached(contestant: Contestant, plan: dict[str, Any] | None, total: int) -> Contestant:
+    contestant.optimizer = optimizer_of(contestant.model)
+    contestant.controller = attach(contestant.model, contestant.optimizer, total_steps=total, plan=plan)
+    return contestant
+
+
+def _run(contestant: Contestant, base: Base, plan: dict[str, Any]) -> Contestant:
+    """A whole short run on few tokens, the controller left attached as it is at the end of a real one."""
+    contestant.batch = base.small_batch()
+    attached(contestant, plan, _SETUP)
+    for _ in range(_SETUP):
+        contestant.step()
+    contestant.batch = base.batch
+    return contestant

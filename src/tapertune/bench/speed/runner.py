@@ -1,0 +1,210 @@
+"""Measures subjects in models, group by group, and writes what it has after each."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..machine import git_state, hardware, versions
+from .contestant import Contestant, floor
+from .control import controller_seconds, growth
+from .counts import count
+from .models import Base, make_base
+from .peak import peak_rss
+from .schema import Counts, Measurement, Origin, Session, SpeedFile, read_speed, write_speed
+from .setting import Setting
+from .subjects import SUBJECTS, build
+from .taper import TAPERS, taper
+from .timing import Seconds, ratios, spread, time_rounds
+
+# So many subjects take turns with one floor: the fewer, the closer in time is the floor that each is held against.
+_GROUP = 5
+_REFERENCE = "reference"
+GROWTH_MODELS = ("bert-12x768", "llama-32x1024")  # 72 and 224 modules
+GROWTH_SUBJECTS = ("ours-adalora", "ours-aflora", "ours-lora2", "ours-lora")
+Told = Callable[[str, int], Callable[[], None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be measured.
+
+    Attributes:
+        models, subjects: names of rows.
+        rounds: steps of each that are timed.
+        out: the result file; what it has of other models, subjects and settings stays.
+        resume: keep what the file has of the same code.
+        peak: measure peak memory too, each subject in a process of its own.
+        growth: measure the controller over the number of modules.
+        taper_steps: steps of the runs that follow a plan to its end; 0 for none.
+    """
+
+    models: Sequence[str]
+    subjects: Sequence[str]
+    setting: Setting
+    rounds: int
+    out: Path
+    resume: bool = False
+    peak: bool = True
+    growth: bool = False
+    taper_steps: int = 0
+
+
+def measure(job: Job, told: Told) -> Session:
+    """Measures what a job says and returns the session it belongs to.
+
+    Args:
+        told: called with a label and a number of steps ahead; what it returns is called after each step.
+
+    Raises:
+        TapertuneError: no such device or model, or a result file that cannot be read or written.
+    """
+    job.setting.prepare()
+    file = read_speed(job.out) if job.out.is_file() else SpeedFile()
+    session = file.session(job.setting, hardware(), versions())
+    origin = Origin(source=source_digest(), git=git_state())
+    write = lambda: write_speed(job.out, file)  # noqa: E731
+    for model in job.models:
+        names = [n for n in job.subjects if not (job.resume and _known(session.find(model, n), origin, job))]
+        base = make_base(model, job.setting) if names else None
+        for group in _groups(names):
+            assert base is not None
+            measured = _measure_group(job, base, model, group, origin, told)
+            session.measurements = _merged(session.measurements, measured)
+            write()
+        if job.taper_steps:
+            _tapers(job, session, model, base, origin, told, write)
+    if job.growth:
+        _growths(job, session, origin, told, write)
+    return session
+
+
+def _known(found: Measurement | None, origin: Origin, job: Job) -> bool:
+    return (
+        found is not None
+        and found.origin.source == origin.source
+        and found.ratio.rounds >= job.rounds
+        and (found.peak_rss_bytes is not None or not _peaks(job))
+    )
+
+
+def _peaks(job: Job) -> bool:
+    return job.peak and job.setting.device == "cpu"
+
+
+def _groups(names: Sequence[str]) -> Iterator[list[str]]:
+    """Groups of nearly equal size, in order."""
+    count = -(-len(names) // _GROUP)
+    for i in range(count):
+        yield list(names[i * len(names) // count : (i + 1) * len(names) // count])
+
+
+def _measure_group(job: Job, base: Base, model: str, group: list[str], origin: Origin, told: Told) -> list[Measurement]:
+    advance = told(f"{model}: {', '.join(group)}", (len(group) + 1) * (job.rounds + 1) + len(group) * _peaks(job))
+    contestants: dict[str, Contestant] = {_REFERENCE: floor(base)}
+    for name in group:
+        contestants[name] = build(name, base)
+    counts: dict[str, Counts] = {}
+    for name, contestant in contestants.items():
+        counts[name] = count(contestant)  # the step that warms up
+        advance()
+    device = {name: _device_peak(c, job.setting) for name, c in contestants.items()}
+    times = time_rounds(contestants, job.setting, job.rounds, progress=advance)
+    control = {
+        name: controller_seconds(c, base, job.setting)[0] for name, c in contestants.items() if c.controller is not None
+    }
+    del contestants
+    gc.collect()
+    peaks: dict[str, int] = {}
+    for name in group if _peaks(job) else []:
+        peaks[name] = peak_rss(model, name, job.setting)
+        advance()
+    return [
+        _measurement(name, model, origin, times, counts).model_copy(
+            update={
+                "controller_seconds": control.get(name),
+                "peak_rss_bytes": peaks.get(name),
+                "peak_device_bytes": device[name],
+            }
+        )
+        for name in group
+    ]
+
+
+def _measurement(name: str, model: str, origin: Origin, times: Seconds, counts: dict[str, Counts]) -> Measurement:
+    mine, reference = counts[name], counts[_REFERENCE]
+    return Measurement(
+        model=model,
+        subject=name,
+        origin=origin,
+        seconds=spread(times[name]),
+        ratio=spread(ratios(times[name], times[_REFERENCE])),
+        counts=mine,
+        saved_bytes_beyond=mine.saved_bytes - reference.saved_bytes,
+        flops_beyond=mine.flops - reference.flops,
+    )
+
+
+def _device_peak(contestant: Contestant, setting: Setting) -> int | None:
+    """What a step takes of a GPU's memory at most, beyond what is there before it."""
+    if setting.device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    contestant.step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _merged(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[Measurement]:
+    """In the order of the tables; what is measured anew replaces what was there."""
+    from .models import MODELS
+
+    found = {(m.model, m.subject): m for m in (*old, *new)}
+    places = {name: i for i, name in enumerate((*MODELS, *SUBJECTS))}
+    return sorted(found.values(), key=lambda m: (places.get(m.model, -1), places.get(m.subject, -1)))
+
+
+def _tapers(
+    job: Job, session: Session, model: str, base: Base | None, origin: Origin, told: Told, write: Callable[[], None]
+) -> None:
+    for subject in (name for name in TAPERS if name in job.subjects):
+        old = [t for t in session.tapers if (t.model, t.subject) == (model, subject)]
+        if job.resume and old and old[0].origin.source == origin.source and old[0].steps == job.taper_steps:
+            continue
+        base = base or make_base(model, job.setting)
+        advance = told(f"{model}: {subject} from first step to last", job.taper_steps)
+        made = taper(base, subject, model, job.setting, origin, steps=job.taper_steps, progress=advance)
+        session.tapers = [*(t for t in session.tapers if t not in old), made]
+        write()
+
+
+def _growths(job: Job, session: Session, origin: Origin, told: Told, write: Callable[[], None]) -> None:
+    for model in GROWTH_MODELS:
+        for subject in (name for name in GROWTH_SUBJECTS if name in job.subjects):
+            old = [g for g in session.growths if (g.model, g.subject) == (model, subject)]
+            if job.resume and old and old[0].origin.source == origin.source:
+                continue
+            advance = told(f"{model}: controller of {subject}", 1)
+            made = growth(model, subject, job.setting, origin)
+            advance()
+            session.growths = [*(g for g in session.growths if g not in old), made]
+            write()
+
+
+def source_digest() -> str:
+    """Of the files that a measurement depends on; pages and commands may change without it."""
+    package = Path(__file__).parents[2]
+    folders = ("methods", "kernels", "adapt", "host", "integrations")
+    files = [path for folder in folders for path in (package / folder).rglob("*.py")]
+    files += Path(__file__).parent.glob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,111 @@
+"""Adapted layers that read the same input: query, key and value, or gate and up.
+
+Computed as one node they share one product with the input in each direction, one dropout mask, and one sum of the
+input's gradient. Which layers belong together follows from their names, so that a run does from its first step what it
+will do to its last.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .layer import ChainLayer
+
+TOGETHER = (
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("gate_proj", "up_proj"),
+    ("wi_0", "wi_1"),
+)
+CROSS = {"EncDecAttention", "encoder_attn", "crossattention", "cross_attn"}  # here the first one reads another input
+
+
+class Siblings:
+    """Layers called one after another with one tensor; the first call computes for all, the others take what is theirs.
+
+    A layer that is called otherwise than was foreseen computes for itself, and from then on all of them do.
+
+    Args:
+        layers: in the order in which the model calls them.
+    """
+
+    def __init__(self, layers: Sequence[ChainLayer]) -> None:
+        self.layers = list(layers)
+        self.apart = len(self.layers) < 2
+        self._forget()
+
+    def _forget(self, x: Any = None) -> None:
+        if x is None or x is self._x:
+            self._x: weakref.ref[Tensor] | None = None
+            self._state: Any = None
+            self._waiting: dict[int, tuple[int, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layers": self.layers, "apart": self.apart}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def take(
+        self,
+        me: ChainLayer,
+        x: Tensor,
+        adapter: str,
+        able: Callable[[ChainLayer], bool],
+        make: Callable[[Sequence[ChainLayer]], Sequence[Any]],
+    ) -> Any:
+        """What ``make`` makes for this layer from x, together with the others where they read x too.
+
+        Args:
+            me: the layer that asks.
+            x: the input; the same object for all of them.
+            adapter: the adapter that is active.
+            able: whether another layer can take part now.
+            make: makes a result for each of the layers that it is given.
+        """
+        if self.apart:
+            return make([me])[0]
+        state = (adapter, version(x), torch.is_grad_enabled(), me.training)
+        if self._x is not None and self._x() is x and self._state == state and id(me) in self._waiting:
+            stamp, made = self._waiting.pop(id(me))
+            if stamp == me.stamp(adapter):
+                return made
+        layers = [layer for layer in self.layers if layer is me or able(layer)]
+        if self._waiting or layers[0] is not me:
+            self.apart = True  # for good
+            self._forget()
+            return make([me])[0]
+        results = make(layers)
+        self._waiting = {
+            id(layer): (layer.stamp(adapter), result) for layer, result in zip(layers[1:], results[1:], strict=True)
+        }
+        self._x, self._state = weakref.ref(x, self._forget), state
+        return results[0]
+
+
+def version(tensor: Tensor) -> int:
+    """Grows when a tensor is written to; tensors made in inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def link(model: nn.Module, kind: type[ChainLayer]) -> None:
+    """Puts the layers of a model that read the same input together."""
+    for path, parent in model.named_modules():
+        children = dict(parent.named_children())
+        for names in TOGETHER:
+            crossing = not CROSS.isdisjoint(path.split("."))
+            layers = [children.get(name) for name in names[crossing:]]
+            found = [layer for layer in layers if isinstance(layer, kind)]
+            if len(found) > 1:
+                siblings = Siblings(found)
+                for layer in found:
+                    layer.siblings = siblings

@@ -1,0 +1,153 @@
+"""A frozen linear layer and a chain under an elementwise map, as one autograd node.
+
+    y = x (W + s M)' + c,    M = f(B A)
+
+The sum is made for each pass and not kept: backward makes M again, a block of rows at a time, on its way from
+``dM = s dY' x`` to the factors, so that of all tensors of the size of W there are two at once, and none between passes.
+In half precision the sum would round most of the update away; there M is applied by a product of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..methods.base import Tensors
+from ..methods.mapped import MappedChain, widened
+
+# Elements of a row block, at most: the tensors of this size that a map works on nearly fit into a core's cache. Smaller
+# blocks would be more calls, each of which finds its code and operands pushed out of the cache by the large products.
+_BLOCK = 256 * 1024
+
+
+class _LinearWithMap(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, chain: MappedChain, scaling: float, *factors: Tensor
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        tensors = _tensors(chain, factors)
+        update, onto = torch.empty_like(weight), _onto(weight)
+        for at in _blocks(weight):
+            room = _rows(update, at)
+            _put(chain.update(_part(chain, tensors, at), None if onto is None else room), scaling, onto, at, room)
+        if onto is None:
+            y = rows.mm(weight.T) if bias is None else torch.addmm(bias, rows, weight.T)
+            torch.addmm(y, rows, update.T, out=y)
+        else:
+            y = rows.mm(update.T) if bias is None else torch.addmm(bias, rows, update.T)
+        ctx.save_for_backward(rows if any(ctx.needs_input_grad[_FACTORS:]) else None, weight, *factors)
+        ctx.shape, ctx.chain, ctx.scaling = x.shape, chain, scaling
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        rows, weight, *factors = ctx.saved_tensors
+        chain, needs = ctx.chain, ctx.needs_input_grad
+        dy = grads[0].reshape(-1, weight.shape[0])
+        # called under autocast, backward would round the products that lead to the factors
+        kind = dy.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            wanted = [name for name, needed in zip(chain.names, needs[_FACTORS:], strict=True) if needed]
+            pulled, update = _pull(chain, factors, wanted, dy, rows, weight, ctx.scaling, needs[0])
+            dx = None
+            if update is not None:
+                dx = dy.mm(update)
+                if _onto(weight) is None:
+                    torch.addmm(dx, dy, weight, out=dx)
+                dx = dx.view(ctx.shape)
+        made = (pulled[n].to(f.dtype) if n in pulled else None for n, f in zip(chain.names, factors, strict=True))
+        return dx, *(None,) * (_FACTORS - 1), *made
+
+
+_FACTORS = 5  # inputs of the node before the factors
+
+
+def _pull(
+    chain: MappedChain,
+    factors: Sequence[Tensor],
+    wanted: Sequence[str],
+    dy: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    scaling: float,
+    forth: bool,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Gradients of the wanted factors; and, where the gradient goes forth to x, what it is multiplied with."""
+    tensors, onto = _tensors(chain, factors), _onto(weight)
+    pulled = {name: torch.zeros_like(tensors[name]) for name in wanted}
+    grad = widened(dy.T.mm(rows)) if wanted else None
+    update = torch.empty_like(weight) if forth else None
+    for at in _blocks(weight):
+        part = _part(chain, tensors, at)
+        room = None if update is None else _rows(update, at)
+        out = None if onto is None else room
+        if grad is None:
+            delta = chain.update(part, out)
+        else:
+            delta = chain.pull(part, _rows(grad, at), _part(chain, pulled, at), scaling, out)
+        if room is not None:
+            _put(delta, scaling, onto, at, room)
+    return pulled, update
+
+
+def _tensors(chain: MappedChain, factors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {name: widened(factor) for name, factor in zip(chain.names, factors, strict=True)}
+
+
+def _onto(weight: Tensor) -> Tensor | None:
+    """What the update is added to before it is applied."""
+    return None if weight.dtype in (torch.float16, torch.bfloat16) else weight
+
+
+def _blocks(weight: Tensor) -> Sequence[slice | None]:
+    """Which rows to work on at a time; None stands for all."""
+    if weight.device.type != "cpu":
+        return (None,)
+    count = math.ceil(weight.numel() / (_BLOCK * torch.get_num_threads()))
+    if count < 2:
+        return (None,)
+    step = math.ceil(weight.shape[0] / count)
+    return [slice(i, i + step) for i in range(0, weight.shape[0], step)]
+
+
+def _rows(tensor: Tensor, at: slice | None) -> Tensor:
+    return tensor if at is None else tensor[at]
+
+
+def _part(chain: MappedChain, tensors: dict[str, Tensor], at: slice | None) -> dict[str, Tensor]:
+    """What belongs to these rows of the update: rows of B, and all of the others."""
+    if at is None or chain.rows not in tensors:
+        return tensors
+    return {**tensors, chain.rows: tensors[chain.rows][at]}
+
+
+def _put(delta: Tensor, scaling: float, onto: Tensor | None, at: slice | None, out: Tensor) -> None:
+    if onto is None:
+        out.copy_(delta.mul_(scaling))
+    else:
+        torch.add(_rows(onto, at), delta, alpha=scaling, out=out)
+
+
+def dense(
+    chain: MappedChain, x: Tensor, weight: Tensor, bias: Tensor | None, tensors: Tensors, scaling: float
+) -> Tensor:
+    """``x (W + scaling * chain)' + bias`` for a frozen base; x (..., d_in) -> (..., d_out).
+
+    Args:
+        chain: a chain under a map.
+        x, weight, bias: of one dtype, the base layer's without gradient; outside autocast.
+        tensors: the chain's factors by name; any dtype.
+        scaling: on the chain's output.
+    """
+    factors = [tensors[name] for name in chain.names]
+    return _LinearWithMap.apply(x, weight, bias, chain, scaling, *factors)  # pyright: ignore[reportReturnType]

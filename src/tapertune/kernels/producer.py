@@ -1,0 +1,103 @@
+"""An activation that its producer can make again from what autograd keeps for the producer anyway.
+
+The input of a linear layer is usually the output of a norm, an activation or a gate, cheap to compute and wide to keep.
+Backward may read the producer's own saved tensors, since it runs before the producer's, and so needs no copy of the
+output. Saved tensors that hooks watch over (checkpointing, offloading) are left alone: reading them has a price that
+only their owner knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Rebuild = Callable[[Any], Tensor]
+"""From a tensor's autograd node to the tensor, before that node has run backward."""
+
+
+def rebuilder(x: Tensor) -> Rebuild | None:
+    """How to make ``x`` again from its ``grad_fn``, or None where it has to be kept."""
+    node = x.grad_fn
+    if node is None or x.output_nr or _hooked():
+        return None
+    rebuild, dtype = _of(node, x.shape), x.dtype
+    return None if rebuild is None else lambda node: rebuild(node).to(dtype)
+
+
+def _of(node: Any, shape: torch.Size) -> Rebuild | None:
+    if node is None:
+        return None
+    name = node.name()
+    if name == "NativeLayerNormBackward0":
+        return _layer_norm if _free(node, "input", "result1", "result2", "weight", "bias") else None
+    if name == "GeluBackward0":
+        return _gelu if _free(node, "self") else None
+    if name == "SiluBackward0":
+        return _silu if _free(node, "self") else None
+    if name == "MulBackward0":
+        return _product(node, shape)
+    if name == "ToCopyBackward0":
+        inner = _of(node.next_functions[0][0], shape)
+        return None if inner is None else lambda node: inner(node.next_functions[0][0])
+    return None
+
+
+def _hooked() -> bool:
+    """Whether saved tensors go through hooks now."""
+    internals: Any = torch._C
+    top = getattr(internals._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(True) is not None
+
+
+def _free(node: Any, *names: str) -> bool:
+    """Whether a node's saved tensors can be read without calling anybody's hook."""
+    raws = [getattr(node, f"_raw_saved_{name}", None) for name in names]
+    return all(raw is not None and getattr(raw, "unpack_hook", raw) is None for raw in raws)
+
+
+def _layer_norm(node: Any) -> Tensor:
+    out = (node._saved_input - node._saved_result1).mul_(node._saved_result2)
+    if node._saved_weight is not None:
+        out.mul_(node._saved_weight)
+    return out if node._saved_bias is None else out.add_(node._saved_bias)
+
+
+def _gelu(node: Any) -> Tensor:
+    return F.gelu(node._saved_self, approximate=node._saved_approximate)
+
+
+def _silu(node: Any) -> Tensor:
+    return F.silu(node._saved_self)
+
+
+def _factors(node: Any) -> tuple[Tensor, Tensor]:
+    return node._saved_self, node._saved_other
+
+
+def _product(node: Any, shape: torch.Size) -> Rebuild | None:
+    """A gate times its activation, both kept; or an RMS norm: a frozen weight times (input times its scale)."""
+    if not _free(node, "self", "other"):
+        return None
+    a, b = _factors(node)
+    if a is not None and b is not None:
+        return (lambda node: torch.mul(*_factors(node))) if torch.broadcast_shapes(a.shape, b.shape) == shape else None
+    weight = a if b is None else b
+    if weight is None or weight.shape != shape[-1:]:
+        return None
+    side = 0 if b is weight else 1  # of the product, the one that has a history
+    if len(node.next_functions) <= side:
+        return None
+    inside = _of(node.next_functions[side][0], shape)
+    if inside is None:
+        return None
+
+    def norm(node: Any) -> Tensor:
+        a, b = _factors(node)
+        weight = a if b is None else b
+        return inside(node.next_functions[side][0]).to(weight.dtype).mul(weight)
+
+    return norm

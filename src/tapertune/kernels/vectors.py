@@ -1,0 +1,128 @@
+"""A frozen linear layer and a chain of two frozen matrices, of which only vectors train, as one matrix product.
+
+    y = x W_f' + c,    W_f = W + s diag(v) B diag(u) A
+
+Forward and the gradient of the input cost what the layer alone costs. The gradients of both vectors come from
+``T = dY' x A'``, taken in the cheaper order: ``dY' (x A')``, which keeps an r-wide product for backward, or
+``(dY' x) A'``, which keeps the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..methods import Chain, Diagonal, Matrix
+from ..methods.base import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How the folded layer is computed.
+
+    Attributes:
+        wide: whether backward multiplies the output's gradient with the input first.
+        keep: whether the folded weight is kept for backward, rather than made again.
+    """
+
+    wide: bool
+    keep: bool
+
+
+class TwoMatrices(NamedTuple):
+    """``diag(v) B diag(u) A``; a vector that is None is all ones."""
+
+    a: Tensor
+    u: Tensor | None
+    b: Tensor
+    v: Tensor | None
+
+
+def two_matrices(chain: Chain, tensors: Tensors) -> TwoMatrices | None:
+    """The chain's tensors, where it is a matrix, a vector or none, a matrix, a vector or none, and the matrices are
+    frozen."""
+    if not chain.linear:
+        return None
+    a, *rest = chain
+    at = next(i for i, factor in enumerate(rest) if isinstance(factor, Matrix))
+    between, b, after = rest[:at], rest[at], rest[at + 1 :]
+    if isinstance(a, Diagonal) or len(between) > 1 or len(after) > 1 or any(isinstance(f, Matrix) for f in after):
+        return None
+    if tensors[a.name].requires_grad or tensors[b.name].requires_grad:
+        return None
+    u, v = (tensors[some[0].name] if some else None for some in (between, after))
+    return TwoMatrices(tensors[a.name], u, tensors[b.name], v)
+
+
+class _FoldedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scaling: float,
+        form: Form,
+        a: Tensor,
+        u: Tensor | None,
+        b: Tensor,
+        v: Tensor | None,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        up = _up(u, b, v)
+        folded = torch.addmm(weight, up, a, alpha=scaling)
+        y = rows.mm(folded.T) if bias is None else torch.addmm(bias, rows, folded.T)
+        needs = ctx.needs_input_grad
+        seen = (rows if form.wide else rows.mm(a.T)) if needs[6] or needs[8] else None
+        again = (folded, None) if form.keep else (weight, up)
+        ctx.save_for_backward(seen, *(again if needs[0] else (None, None)), a, u, b, v)
+        ctx.shape, ctx.scaling, ctx.form = x.shape, scaling, form
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        seen, folded, up, a, u, b, v = ctx.saved_tensors
+        needs, scaling = ctx.needs_input_grad, ctx.scaling
+        dy = grads[0].reshape(-1, b.shape[0])
+        dx = du = dv = None
+        if folded is not None:
+            dx = dy.mm(folded if up is None else torch.addmm(folded, up, a, alpha=scaling)).view(ctx.shape)
+        if seen is not None:
+            # r x d_out is the fast orientation of a narrow product
+            t = dy.T.mm(seen).mm(a.T) if ctx.form.wide else seen.T.mm(dy).T
+            t = t.mul_(b) if scaling == 1.0 else t.mul_(b).mul_(scaling)
+            if needs[6]:
+                du = t.sum(0) if v is None else t.T.mv(v)
+            if needs[8]:
+                dv = t.sum(1) if u is None else t.mv(u)
+        return dx, None, None, None, None, None, du, None, dv
+
+
+def _up(u: Tensor | None, b: Tensor, v: Tensor | None) -> Tensor:
+    up = b if u is None else b * u
+    if v is None:
+        return up
+    return up * v.unsqueeze(1) if up is b else up.mul_(v.unsqueeze(1))
+
+
+def folded_vectors(
+    x: Tensor, weight: Tensor, bias: Tensor | None, factors: TwoMatrices, scaling: float, form: Form
+) -> Tensor:
+    """``x (W + scaling * diag(v) B diag(u) A)' + bias``; x (..., d_in) -> (..., d_out).
+
+    Args:
+        x: at least in float32, and all of one dtype: in half precision the sum would round most of an update away.
+        weight, bias: the base layer's, without gradient.
+        factors: A and B without gradient.
+        scaling: on the chain's output.
+        form: how.
+    """
+    made: Any = _FoldedLinear.apply(x, weight, bias, scaling, form, *factors)
+    return made

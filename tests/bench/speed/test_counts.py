@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from tapertune.bench.speed.contestant import Contestant
+from tapertune.bench.speed.counts import _tensors, count, graph_nodes, saved_storages
+from tapertune.bench.speed.models import Base
+from tapertune.bench.speed.subjects import build
+
+
+def by_hooks(contestant: Contestant) -> int:
+    """The usual way to see what is saved, right where no kernel steps aside for hooks."""
+    weights = {t.untyped_storage().data_ptr() for t in (*contestant.model.parameters(), *contestant.model.buffers())}
+    sizes: dict[int, int] = {}
+    kept = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)  # else another one may come to lie where this one was
+        if tensor.dim():
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = contestant.loss()
+    assert loss.requires_grad
+    return sum(size for place, size in sizes.items() if place not in weights)
+
+
+@pytest.mark.parametrize("name", ["floor", "peft-lora", "peft-vera-256", "naive-aflora", "naive-loran"])
+def test_the_graph_holds_what_hooks_see(base: Base, name: str) -> None:
+    contestant = build(name, base)
+    assert count(contestant).saved_bytes == by_hooks(contestant)
+
+
+def test_a_function_written_in_python_hides_nothing() -> None:
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            ctx.save_for_backward(x.exp())
+            held = x * 2
+            ctx.rebuild = lambda: held
+            ctx.many = {"list": [x * 3], "partial": functools.partial(torch.add, x * 4)}
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+            return grad
+
+    x = torch.ones(1000, requires_grad=True)
+    saved = saved_storages(graph_nodes(Keeps.apply(x).sum()), skip={x.untyped_storage().data_ptr()})
+    assert sum(saved.values()) == 4 * 4000
+
+
+def test_every_node_once() -> None:
+    x = torch.ones(3, requires_grad=True)
+    y = x.exp()
+    names = [node.name() for node in graph_nodes((y * y + y).sum())]
+    assert sorted(names) == sorted(
+        ["SumBackward0", "AddBackward0", "MulBackward0", "ExpBackward0", "torch::autograd::AccumulateGrad"]
+    )
+    assert list(_tensors(["text", 3, None])) == []
+
+
+@pytest.mark.parametrize("name", ["ours-lora", "ours-aflora", "ours-aflora-frozen"])
+def test_counts_of_a_chain(base: Base, name: str) -> None:
+    contestant, floor = build(name, base), count(build("floor", base))
+    found = count(contestant)
+    assert contestant.optimizer is not None and found.flops_declared is not None
+    assert found.flops > floor.flops and found.kernel_nodes > 0 == floor.kernel_nodes
+    assert found.flops - floor.flops == pytest.approx(found.flops_declared, rel=0.01)
+    # two moments of four bytes a parameter, and at most a step count a tensor; nothing of what is frozen
+    tensors = sum(p.requires_grad for p in contestant.model.parameters())
+    assert 0 <= found.optimizer_bytes - 8 * found.trained <= 4 * tensors
+
+
+def test_what_is_not_ours_declares_nothing_and_calls_no_kernel(base: Base) -> None:
+    found = count(build("peft-lora", base))
+    assert found.flops_declared is None and found.kernel_nodes == 0
+    assert found.trained == 2 * 8 * (4 * (128 + 128) + 2 * (128 + 512))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from tapertune.bench.speed.contestant import Contestant
+from tapertune.bench.speed.models import Base
+from tapertune.bench.speed.subjects import FLOOR, SUBJECTS, build, choose
+from tapertune.errors import TapertuneError
+
+
+def trained(contestant: Contestant) -> set[str]:
+    """Factors that train."""
+    names = [name for name, p in contestant.model.named_parameters() if p.requires_grad]
+    return {name.removesuffix(".default.weight").rpartition("_")[2] for name in names}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_steps_on_the_whole_batch_and_trains(base: Base, name: str) -> None:
+    contestant = build(name, base)
+    assert contestant.batch is base.batch
+    contestant.step()
+    if name == FLOOR:
+        assert not contestant.trained()
+        return
+    contestant.loss().backward()
+    grads = [p.grad for p in contestant.trained()]
+    assert grads and all(grad is not None and grad.isfinite().all() for grad in grads)
+    inside = sum(p.numel() for p in contestant.trained())
+    assert inside == sum(p.numel() for group in contestant.optimizer.param_groups for p in group["params"]) or (  # type: ignore[union-attr]
+        "frozen" in name or "pruned" in name
+    )
+
+
+def test_frozen_subjects_train_what_is_left(base: Base) -> None:
+    assert trained(build("ours-aflora", base)) == {"A", "d", "B", "b"}
+    assert trained(build("ours-aflora-frozen-a", base)) == {"d", "B", "b"}
+    assert trained(build("ours-aflora-frozen", base)) == {"d", "b"}
+
+
+def test_the_pruned_subject_and_the_one_built_at_its_ranks_are_alike(base: Base) -> None:
+    pruned, built = build("ours-adalora-pruned", base), build("ours-adalora-built", base)
+    shapes = [[tuple(p.shape) for p in contestant.trained()] for contestant in (pruned, built)]
+    assert shapes[0] == shapes[1]
+    assert pruned.controller is not None and sum(pruned.controller.ranks.values()) == 8 * len(base.target_names())
+
+
+def test_both_adaloras_decide_every_ten_steps(base: Base) -> None:
+    ours, theirs = build("ours-adalora", base), build("peft-adalora", base)
+    assert ours.controller is not None and ours.controller.plans[0].schedule.acts(10, 10_000)
+    assert not ours.controller.plans[0].schedule.acts(11, 10_000)
+    allocator = theirs.model.base_model.rankallocator
+    assert [allocator.budget_schedule(step)[1] for step in (9, 10, 11)] == [False, True, False]
+
+
+def test_choosing() -> None:
+    assert choose(None) == list(SUBJECTS)
+    assert choose(["ours-lora"]) == [FLOOR, "ours-lora"]
+    assert choose(["peft-"]) == [FLOOR, *(name for name in SUBJECTS if name.startswith("peft-"))]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["our-lora"], "did you mean 'ours-lora'"), ([FLOOR], "the floor alone")]
+)
+def test_what_cannot_be_chosen(names: list[str], message: str) -> None:
+    with pytest.raises(TapertuneError, match=message):
+        choose(names)

@@ -1,0 +1,96 @@
+"""Frozen matrices folded into the base weight, against the low-rank form and the equations."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tapertune.kernels.vectors import Form, folded_vectors, two_matrices
+from tapertune.methods import METHODS, Chain, Diagonal, Matrix
+
+FORMS = [Form(wide=wide, keep=keep) for wide, keep in itertools.product((False, True), repeat=2)]
+SIZES = {"r": 3, "d_in": 6, "d_out": 5}
+
+
+def drawn(chain: Chain, trains: tuple[str, ...]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_(name in trains)
+        for name, shape in chain.shapes({**SIZES, METHODS["adalora"].rank: 3}).items()
+    }
+
+
+def layer() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x, weight, bias = (torch.randn(*s, dtype=torch.float64, generator=generator) for s in ((2, 4, 6), (5, 6), (5,)))
+    return x.requires_grad_(), weight, bias
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("name", "trains"), [("elora", ("d", "b")), ("elora", ("d",)), ("elora", ("b",)), ("adalora", ("E",))]
+)
+def test_values_and_gradients(name: str, trains: tuple[str, ...], form: Form) -> None:
+    chain = METHODS[name].chain(METHODS[name].settings())
+    tensors = drawn(chain, trains)
+    x, weight, bias = layer()
+    factors = two_matrices(chain, tensors)
+    assert factors is not None
+    live = (x, *(tensors[name] for name in trains))
+    for c in (bias, None):
+        expected = nn.functional.linear(x, weight, c) + 1.5 * chain.apply(x, tensors)
+        torch.testing.assert_close(folded_vectors(x, weight, c, factors, 1.5, form), expected)
+
+    def node(*_: Tensor) -> Tensor:
+        return folded_vectors(x, weight, bias, factors, 1.5, form)
+
+    assert torch.autograd.gradcheck(node, live)
+    (node() * node()).sum().backward(retain_graph=True)
+    frozen = x.detach()
+    alone = folded_vectors(frozen, weight, bias, factors, 1.5, form)
+    vectors = live[1:]
+    expected_grads = torch.autograd.grad(chain.apply(frozen, tensors).sum() * 1.5, vectors)
+    for mine, its in zip(torch.autograd.grad(alone.sum(), vectors), expected_grads, strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_kept(form: Form) -> None:
+    chain = METHODS["elora"].chain(METHODS["elora"].settings())
+    tensors = drawn(chain, ("d", "b"))
+    x, weight, bias = layer()
+    factors = two_matrices(chain, tensors)
+    assert factors is not None
+    known = {t.data_ptr() for t in (weight, *tensors.values())}
+    kept: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        kept.extend([t] if t.data_ptr() not in known else [])
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        folded_vectors(x, weight, bias, factors, 1.5, form)
+    assert sum(t.nbytes for t in kept) == 8 * (8 * (6 if form.wide else 3) + 5 * (6 if form.keep else 3))
+
+
+def test_which_chains_are_two_frozen_matrices() -> None:
+    def found(*factors: Any, trains: tuple[str, ...] = ("d", "b", "c")) -> bool:
+        chain = Chain(*factors)
+        return two_matrices(chain, drawn(chain, trains)) is not None
+
+    a, b = Matrix("A", "d_in", "r", nn.init.zeros_), Matrix("B", "r", "d_out", nn.init.zeros_)
+    d, c = (Diagonal(name, "r", nn.init.zeros_) for name in ("d", "c"))
+    v = Diagonal("b", "d_out", nn.init.zeros_)
+    assert found(a, d, b, v) and found(a, b, v) and found(a, d, b) and found(a, b)
+    assert not found(a, d, b, v, trains=("A",)) and not found(a, d, b, v, trains=("B",))
+    assert not found(a, d, c, b)
+    assert not found(a, Matrix("M", "r", "r", nn.init.zeros_), b)
+    assert not found(Diagonal("c", "d_in", nn.init.zeros_), a, b)
+    for name in ("lora2", "loran"):
+        chain = METHODS[name].chain(METHODS[name].settings())
+        sizes = {**vars(METHODS[name].settings()), **chain.widths, "d_in": 6, "d_out": 5}
+        assert two_matrices(chain, {n: torch.zeros(s) for n, s in chain.shapes(sizes).items()}) is None
