@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from tapertune.bench import costs
 from tapertune.bench.accounting import base_flops
+from tapertune.bench.flow import calls
 from tapertune.bench.recipes import find_recipe
-from tapertune.bench.settings import RunSettings, check_settings, load_settings
+from tapertune.bench.settings import RunSettings, adapter_config, check_settings, load_settings
 from tapertune.bench.shapes import CONFIGS, run_shape
 from tapertune.errors import TapertuneError
+from tapertune.host import adapt_model
+from tapertune.kernels import pass_flops
 
 
 def settings(**changes: Any) -> RunSettings:
@@ -49,18 +53,45 @@ def test_the_base_model_costs_what_accounting_says(method: str, lowest: int, mon
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     monkeypatch.setitem(CONFIGS, "tiny", {"model_type": "bert", "vocab_size": 20, **sizes})
-    targets = {"target_modules": ["query"], "layers_to_transform": [1]} if lowest else {}
-    run = settings(model="tiny", method={"name": method, **targets})
+    run = settings(model="tiny", method={"name": method, **({"layers_to_transform": [1]} if lowest else {})})
     shape = run_shape(run)
     assert shape is not None and shape.lowest == lowest
 
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(model_config("tiny"))
-    length = costs.DATA["rte"].source
-    token = base_flops(model, method, ["classifier.weight", "classifier.bias"], length, lowest)
-    adapter = length * sum(part.adapter for part in shape.parts)
-    head = 6 * 2 * 16  # its bias costs no multiplication
-    assert costs.row_flops(run, shape) == pytest.approx(length * sum(token) + adapter + head)
+    if method == "head":
+        model.bert.requires_grad_(False)
+    elif method == "lora":
+        model = adapt_model(model, adapter_config(run, ["classifier"]))
+    head = [name for name, p in model.named_parameters() if "classifier" in name and p.requires_grad]
+    length, batch = costs.DATA["rte"].source, 16
+    whole = length * sum(base_flops(model, calls(model, head, length), length).values())
+    adapters = [part.adapter for part in shape.parts if part.adapter is not None]
+    whole += sum(pass_flops([one], batch * length, input_grad=True) for one in adapters) / batch
+    # the estimate takes the lowest layer whole, gradients of its input included, and the head too
+    whole += {"full": 0, "head": 2 * 2 * 16, "lora": 2 * length * 3 * 16 * 16}[method]
+    assert costs.row_flops(run, shape) == pytest.approx(whole, rel=1e-12)
+
+
+def adapter_flops(method: str, **changes: Any) -> float:
+    run = settings(method={"name": method}, **changes)
+    shape = run_shape(run)
+    assert shape is not None
+    bare = dataclasses.replace(shape, parts=tuple(dataclasses.replace(part, adapter=None) for part in shape.parts))
+    return costs.row_flops(run, shape) - costs.row_flops(run, bare)
+
+
+def test_an_adapter_costs_what_its_kernel_runs() -> None:
+    length, batch = costs.DATA["rte"].source, 16
+    weights = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    dense, update = 2 * length * weights, 2 * 64 * weights / batch  # with the update; of B and A, once a batch
+    assert adapter_flops("loran") == pytest.approx(dense + 4 * update)
+    assert adapter_flops("loran", dtype="bfloat16") == pytest.approx(3 * dense + 4 * update)
+    assert adapter_flops("loran", quantization={"bits": 8}) == pytest.approx(3 * dense + 3 * update)
+    inputs = outputs = 6 * (5 * 384 + 1536)
+    low_rank = 2 * length * 256 * (2 * (inputs + outputs) + outputs)
+    one, many = (adapter_flops("elora", training={"per_device_train_batch_size": size}) for size in (1, 64))
+    assert one == pytest.approx(low_rank) and many < 0.7 * low_rank  # many tokens are worth folded weights
 
 
 def test_an_encoder_decoder_reads_its_source_and_writes_its_target() -> None:

@@ -262,21 +262,34 @@ def test_regression_over_pairs_and_the_best_epoch(root: Path) -> None:
     assert -1 <= low <= record["score"]["value"] <= high <= 1
 
 
+def _heed_ctrl_c() -> None:
+    """Tests that run in the background of a shell start with it ignored, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_in_good_order(root: Path) -> None:
     raw = raw_settings(root, training__num_train_epochs=4000, training__save_steps=2, training__eval_strategy="no")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "tapertune.bench"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        preexec_fn=_heed_ctrl_c,
     ) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(raw))
-        process.stdin.close()
-        deadline = time.monotonic() + 60
-        while not whole_checkpoints(root / "run") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(raw))
+            process.stdin.close()
+            deadline = time.monotonic() + 60
+            while not whole_checkpoints(root / "run") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
     assert read_record(root / "run").status == "interrupted"
     found = checkpoints(root / "run")
     assert found and found == whole_checkpoints(root / "run")

@@ -82,11 +82,18 @@ def test_operations_are_those_that_are_counted(form: Form | None, trains: bool, 
             y = folded_vectors(x, weight, None, factors, 1.0, form)
         if y.requires_grad:
             y.sum().backward()
-    matrix_by_vector = 0
-    if form is not None and trains:
-        matrix_by_vector = 2 * 2 * work.rank * work.d_out  # not in ``flops``, as elementwise work is not
     base = 2 * work.tokens * work.d_in * work.d_out * (1 + input_grad)
-    assert counter.get_total_flops() in (base + work.flops(form), base + work.flops(form) + matrix_by_vector)
+    assert counter.get_total_flops() == base + work.flops(form)
+
+
+def test_no_product_for_gradients_that_nobody_can_take() -> None:
+    work = Work(tokens=40, rank=8, d_in=16, d_out=32, trains=False, input_grad=False)
+    x, weight, tensors = layer(Work(tokens=40, rank=8, d_in=16, d_out=32))
+    factors, form = two_matrices(ELORA, tensors), Form(wide=False, keep=False)
+    assert factors is not None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        folded_vectors(x, weight, None, factors, 1.0, form)
+    assert counter.get_total_flops() == 2 * 40 * 16 * 32 + work.flops(form)
 
 
 def test_the_node_takes_the_chosen_form() -> None:

@@ -250,6 +250,6 @@ def test_operations_and_what_is_kept(form: dict[str, Any], trains: tuple[str, ..
             y.sum().backward()
     flops = chain.flops_per_token(sizes, trains, input_grad=input_grad, form="folded")
     base = 2 * 16 * 32 * (1 + input_grad)
-    step = chain.flops_per_pass(sizes, trains, input_grad=input_grad)
+    step = chain.flops_per_pass(sizes, trains, input_grad=input_grad, form="folded")
     assert counter.get_total_flops() == tokens * (flops.total + base) + step.total
     assert sum(t.nbytes for t in kept) == tokens * chain.saved_bytes_per_token(sizes, trains)

@@ -218,9 +218,19 @@ def test_models_that_do_not_fit() -> None:
         CAUSAL.check_model(small, llama(positions=100).config, made)
     with pytest.raises(TapertuneError, match=r"max_answer_length is 128; this model reads 64 tokens"):
         SEQ2SEQ.check_model(small, bart().config, made)
+
+
+@pytest.mark.parametrize(("kind", "make"), [(CAUSAL, llama), (SEQ2SEQ, bart), (SEQ2SEQ, t5)])
+def test_answers_need_an_end_token_that_the_model_knows(kind: Any, make: Any) -> None:
+    task = dataclasses.replace(TASK, max_length=16, max_answer_length=16, generation={"max_new_tokens": 8})
+    made, config = tokenizer(), make().config
+    kind.check_model(task, config, made)
     made.eos_token = None
-    with pytest.raises(TapertuneError, match="no end token"):
-        CAUSAL.check_model(small, llama().config, made)
+    with pytest.raises(TapertuneError, match=r"eos_token is None; it must be the token that ends an answer, such as"):
+        kind.check_model(task, config, made)
+    made.add_special_tokens({"eos_token": "<|new|>"})
+    with pytest.raises(TapertuneError, match=r"'<\|new\|> \(number 41\)'; it must be one of the 41 tokens"):
+        kind.check_model(task, config, made)
 
 
 def test_a_task_without_text_answers_cannot_be_of_these_kinds() -> None:

@@ -120,6 +120,30 @@ def test_a_stream_of_which_nothing_fits_stops(tokenizer: Any, tmp_path: Path) ->
         rows.check()
 
 
+def sentences(path: Path, texts: list[str]) -> Any:
+    path.write_text("".join(json.dumps({"sentence": text, "label": 1}) + "\n" for text in texts))
+    return open_table(path)
+
+
+def test_a_stream_without_any_text_stops(tokenizer: Any, tmp_path: Path) -> None:
+    rows = Stream(TASK, sentences(tmp_path / "a.jsonl", [" "] * 150), tokenizer, batch=4, seed=1)
+    with pytest.raises(TapertuneError, match=r"a.jsonl: none of 150 rows has text in 'sentence'"):
+        rows.check()
+
+
+def test_checking_reads_no_further_than_the_first_text(tokenizer: Any, tmp_path: Path) -> None:
+    table = sentences(tmp_path / "a.jsonl", [" "] * 100 + ["good"] + [" "] * 3000)
+    read: list[int] = []
+
+    def watched() -> Any:
+        for number, row in table.read():
+            read.append(number)
+            yield number, row
+
+    Stream(TASK, replace(table, read=watched), tokenizer, batch=4, seed=1).check()
+    assert 100 < len(read) < 200
+
+
 _TRAIN = """
 import json, sys
 from tapertune.bench.runner import run

@@ -5,140 +5,244 @@ For each row of ``L`` tokens, padding included (it is computed like any other), 
 * **base forward**: ``2 * w`` for each vector that a linear layer of ``w`` weights reads (how many it reads is seen in
   one forward pass: ``L`` inside the body, 1 in a pooler), and ``4 * L * L * h`` for each self-attention of width ``h``
   (queries times keys, attention times values). Embeddings are look-ups and cost nothing.
-* **base input gradient**: ``2 * w`` again, and ``8 * L * L * h`` for attention (two operands in each product), from the
-  lowest layer in which something trains upward; that layer is counted whole. ``head`` has none.
+* **base input gradient**: ``2 * w`` again where the layer's input asks for a gradient, which is seen in the same pass;
+  and ``2 * L * L * h`` for each of the gradients of queries, keys, values and attention that is taken.
 * **base weight gradient**: ``2 * w`` for ``full``; nothing for what is frozen.
-* **adapter**: ``Chain.flops_per_token`` as its kernel runs, with the factors that train in each step, taken from the
-  run's events: a factor's work ends with its freezing, a rank's with its removal.
-* **head**: ``6 * w`` a row.
+* **adapter**: ``kernels.pass_flops``, as its kernels run, in passes of the mean number of tokens.
+* **head**: its linear layers, all three of the above.
 
-Elementwise work (activations, norms, softmax, diagonals, the optimizer) is left out, as papers do. Layers are told
-apart by the first number in a module's path.
+All of it follows what trains in each step, taken from the run's events: a factor's work ends with its freezing, a
+rank's with its removal, a layer's backward pass once nothing trains in it or below. Under ``DistributedDataParallel``,
+which goes on computing the gradients of what freezes, nothing ends with freezing.
+
+Elementwise work (activations, norms, softmax, diagonals, the optimizer) is left out, as papers do, and so are penalties
+and the second forward pass of activation checkpointing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ..events import Event
-from ..host.naming import layer_index
-from .quantized import weights
+from ..host import FactorHandle, adapter_handles
+from ..host.folding import can_fold
+from ..kernels import Adapted, pass_flops
+from .adapted import adapted_layers
+from .flow import Call, attention_products, calls, training_only
 from .results import Flops
 from .settings import BASELINES, RunSettings, adapter_config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """How much a run read in training."""
+    """How much a run read in training: tokens and rows, in so many forward passes."""
 
-    total: int
+    tokens: int
     rows: int
+    passes: int
 
     @property
     def length(self) -> float:
         """Mean padded length of a row."""
-        return self.total / self.rows if self.rows else 0.0
+        return self.tokens / self.rows if self.rows else 0.0
 
 
-def base_flops(
-    model: nn.Module, method: str, head: Sequence[str], length: float, lowest: int = 0
-) -> tuple[float, float, float]:
-    """(forward, input gradient, weight gradient) of the base model for one token, as the module's formula says.
+@dataclass(kw_only=True)
+class State:
+    """What an adapter is in some consecutive steps.
 
-    Args:
-        model: the model, with or without an adapter in it.
-        method: the run's method.
-        head: names of the head's parameters, which are not counted here.
-        length: mean padded length of a row.
-        lowest: index of the lowest layer in which something trains.
+    Attributes:
+        first: index of the first step.
+        training: names of the factors that train.
+        ranks: of the modules.
+        folded: modules that are computed as one weight.
     """
-    size = max(1, round(length))
-    works = _linear_work(model, head, size)
-    config: Any = model.config
-    attention = 4.0 * size * config.hidden_size  # a token and layer
-    forward = sum(works.values()) / size + attention * config.num_hidden_layers
-    if method == "head":
-        return forward, 0.0, 0.0
-    above = sum(work for name, work in works.items() if (index := layer_index(name)) is None or index >= lowest) / size
-    back = above + 2 * attention * (config.num_hidden_layers - lowest)
-    return forward, back, above if method == "full" else 0.0
 
-
-def _linear_work(model: nn.Module, head: Sequence[str], length: int) -> dict[str, float]:
-    """Forward operations of each linear layer of the base model for one row, as seen in a forward pass."""
-    outside = {name.rpartition(".")[0] for name in head}
-    works: dict[str, float] = {}
-
-    def count(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            vectors = inputs[0].numel() // inputs[0].shape[-1]
-            works[name] = works.get(name, 0.0) + 2.0 * weights(module) * vectors
-
-        return hook
-
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    hooks = [module.register_forward_hook(count(name)) for name, module in layers.items() if name not in outside]
-    was_training = model.training
-    model.eval()
-    try:
-        ids = torch.ones((1, length), dtype=torch.long, device=next(model.parameters()).device)
-        with torch.no_grad():
-            model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return works
+    first: int
+    training: frozenset[str]
+    ranks: dict[str, int]
+    folded: frozenset[str]
 
 
 def run_flops(
-    settings: RunSettings, model: nn.Module, head: Sequence[str], tokens: Tokens, events: Sequence[Event], steps: int
+    settings: RunSettings,
+    model: nn.Module,
+    head: Sequence[str],
+    tokens: Tokens,
+    events: Sequence[Event],
+    steps: int,
+    *,
+    distributed: bool = False,
 ) -> Flops:
-    """Operations of a whole training, and their parts for one token on average."""
+    """Operations of a whole training, and their parts for one token on average.
+
+    Args:
+        model: as training left it, with the run's settings.
+        head: names of the head's parameters.
+        tokens, events, steps: what was read, what happened, and in how many optimizer steps.
+        distributed: whether several processes trained together.
+    """
+    if distributed:
+        events = [event for event in events if event["type"] != "freeze"]
+    with _as_in_training(settings, model):
+        parts = _averaged(settings, model, head, tokens, events, steps)
+    return Flops(total=sum(parts.values()) * tokens.tokens, per_token=parts)
+
+
+def _averaged(
+    settings: RunSettings, model: nn.Module, head: Sequence[str], tokens: Tokens, events: Sequence[Event], steps: int
+) -> dict[str, float]:
+    if settings.method.name in BASELINES:
+        parts = base_flops(model, calls(model, head, _whole(tokens.length)), tokens.length)
+        del parts["adapter"]
+        return parts
+    handles = {handle.name: handle for handle in adapter_handles(model)}
+    rank = adapter_config(settings).row.rank
+    ranks = _first_ranks(events, handles, rank)
+    states = list(run_states(events, ranks, _foldable(handles)))
+    ends = [*(state.first for state in states[1:]), max(steps, 1)]
+    parts: dict[str, float] = {}
+    flows: dict[frozenset[str], list[Call]] = {}
+    made: frozenset[str] = frozenset()
+    for state, end in zip(states, ends, strict=True):
+        modules = frozenset(handles[name].module for name in state.training)
+        if modules not in flows:  # where gradients go follows from the modules in which something trains
+            flows[modules] = _calls_in(state, model, head, handles, tokens)
+        share = (end - state.first) / max(steps, 1)
+        here = base_flops(model, flows[modules], tokens.length)
+        here["adapter"] = adapter_flops(model, state, flows[modules], tokens, rank)
+        for name, value in here.items():
+            parts[name] = parts.get(name, 0.0) + share * value
+        if end > state.first:
+            parts["adapter"] += _making(model, state, state.folded - made, rank) / max(tokens.tokens, 1)
+            made |= state.folded
+    return parts
+
+
+def run_states(
+    events: Sequence[Event], ranks: dict[str, int], foldable: frozenset[str] = frozenset()
+) -> Iterator[State]:
+    """The states of a run's adapter, from its events.
+
+    Args:
+        events: the run's.
+        ranks: of the modules at the start.
+        foldable: modules that a plan which folds can fold once they are frozen.
+    """
     start = next(event for event in events if event["type"] == "start")
-    method = settings.method.name
-    lowest = min((f["layer"] for f in start["factors"] if f["trainable"] and f["layer"] is not None), default=0)
-    forward, back, weight = base_flops(model, method, head, tokens.length, lowest)
-    parts = {"base_forward": forward, "base_input_grad": back, "base_weight_grad": weight}
-    if method not in BASELINES:
-        parts["adapter"] = _adapter_flops(settings, start, events, steps)
-    parts["head"] = 6.0 * sum(model.get_parameter(name).numel() for name in head) / max(tokens.length, 1.0)
-    return Flops(total=sum(parts.values()) * tokens.total, per_token=parts)
-
-
-def _adapter_flops(settings: RunSettings, start: Event, events: Sequence[Event], steps: int) -> float:
-    """The adapter's operations for one token, averaged over the steps."""
-    config = adapter_config(settings)
-    chain, rank = config.row.chain(config.settings()), config.row.rank
-    factors: dict[str, dict[str, str]] = {}
-    sizes: dict[str, dict[str, int]] = {}
-    for factor in start["factors"]:
-        factors.setdefault(factor["module"], {})[factor["factor"]] = factor["name"]
-        symbols = chain[factor["factor"]].symbols
-        sizes.setdefault(factor["module"], {}).update(zip(symbols, factor["shape"], strict=True))
-    frozen = {factor["name"] for factor in start["factors"] if not factor["trainable"]}
-
-    def one_token() -> float:
-        total = 0.0
-        for module, names in factors.items():
-            trains = [factor for factor, name in names.items() if name not in frozen]
-            total += chain.flops_per_token(sizes[module], trains, form="folded").total
-        return total
-
-    total, since = 0.0, 0
+    modules = {factor["name"]: factor["module"] for factor in start["factors"]}
+    training = frozenset(factor["name"] for factor in start["factors"] if factor["trainable"])
+    state = State(first=0, training=training, ranks=ranks, folded=frozenset())
     for event in events:
         if event["type"] == "freeze" or (event["type"] == "prune" and event["removed"]):
-            # Step t is still computed with what freezes or goes in it; from t + 1 on that work is gone.
-            total += (event["step"] + 1 - since) * one_token()
-            since = event["step"] + 1
-            frozen.update(event.get("names", ()))
-            for module, left in event.get("ranks", {}).items():
-                sizes[module][rank] = left
-    total += (steps - since) * one_token()
-    return total / steps if steps else 0.0
+            # step t is still computed with what freezes or goes in it; from t + 1 on that work is gone
+            if event["step"] + 1 > state.first:
+                yield state
+            training = state.training - frozenset(event.get("names", ()))
+            folded = state.folded
+            if event.get("folded"):
+                folded |= foldable - {modules[name] for name in training}
+            ranks = {**state.ranks, **event.get("ranks", {})}
+            state = State(first=event["step"] + 1, training=training, ranks=ranks, folded=folded)
+    yield state
+
+
+def _first_ranks(events: Sequence[Event], handles: dict[str, FactorHandle], rank: str) -> dict[str, int]:
+    start = next(event for event in events if event["type"] == "start")
+    found = {}
+    for factor in start["factors"]:
+        sizes = dict(zip(handles[factor["name"]].symbols, factor["shape"], strict=True))
+        if rank in sizes:
+            found[factor["module"]] = sizes[rank]
+    return found
+
+
+def _foldable(handles: dict[str, FactorHandle]) -> frozenset[str]:
+    layers = {handle.module: handle.home for handle in handles.values()}
+    autocast = torch.is_autocast_enabled(next(iter(handles.values())).parameter.device.type)
+    return frozenset(module for module, layer in layers.items() if not autocast and can_fold(layer, "default"))
+
+
+def _calls_in(
+    state: State, model: nn.Module, head: Sequence[str], handles: dict[str, FactorHandle], tokens: Tokens
+) -> list[Call]:
+    parameters: dict[str, torch.Tensor] = {n: h.parameter for n, h in handles.items() if not h.shared}
+    with training_only(parameters, set(state.training)), warnings.catch_warnings():
+        # meant for a pass of training
+        warnings.filterwarnings("ignore", message="policy bottom_up: gradients go on below")
+        return calls(model, head, _whole(tokens.length))
+
+
+def base_flops(model: nn.Module, made: Sequence[Call], length: float) -> dict[str, float]:
+    """The parts of a token's operations, without the adapter's, by the module's formula.
+
+    Args:
+        model: the model.
+        made: its calls for one row.
+        length: mean padded length of a row.
+    """
+    size = _whole(length)
+    body, head = [call for call in made if not call.head], [call for call in made if call.head]
+    config: Any = model.config
+    product = 2.0 * size * config.hidden_size * config.num_hidden_layers  # in all attentions, a token
+    return {
+        "base_forward": sum(call.work for call in body) / size + 2 * product,
+        "base_input_grad": sum(call.work * call.input_grad for call in body) / size
+        + product * attention_products(made),
+        "base_weight_grad": sum(call.work * call.weight_grad for call in body) / size,
+        "adapter": 0.0,
+        "head": sum(call.work + call.backward for call in head) / max(length, 1.0),
+    }
+
+
+def adapter_flops(model: nn.Module, state: State, made: Sequence[Call], tokens: Tokens, rank: str) -> float:
+    """The adapter's operations for one token."""
+    first = {call.module: call for call in reversed(made)}
+    each_pass = tokens.tokens / max(tokens.passes, 1)
+    total = 0.0
+    for group in adapted_layers(model):
+        seen = first.get(next(iter(group)))
+        if seen is None:  # the model has no use for it
+            continue
+        read = max(1, round(each_pass * seen.vectors / _whole(tokens.length)))
+        layers = [_in_state(module, layer, state, rank) for module, layer in group.items()]
+        total += pass_flops(layers, read, input_grad=seen.input_grad)
+    return total / max(each_pass, 1.0)
+
+
+def _in_state(module: str, layer: Adapted, state: State, rank: str) -> Adapted:
+    trains = frozenset(name for name in layer.chain.names if f"{module}.{name}" in state.training)
+    sizes = {**layer.sizes, rank: state.ranks[module]}
+    return dataclasses.replace(layer, sizes=sizes, trains=trains, one_weight=module in state.folded)
+
+
+def _making(model: nn.Module, state: State, modules: frozenset[str], rank: str) -> int:
+    """Operations of adding base and update of these modules up."""
+    layers = [(m, layer) for group in adapted_layers(model) for m, layer in group.items() if m in modules]
+    return sum(_in_state(module, layer, state, rank).making() for module, layer in layers)
+
+
+def _whole(length: float) -> int:
+    return max(1, round(length))
+
+
+@contextlib.contextmanager
+def _as_in_training(settings: RunSettings, model: nn.Module) -> Iterator[None]:
+    """Training mode, and autocast where the run has it."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = next((kind for name, kind in half.items() if settings.training.get(name)), None)
+    device, was_training = next(model.parameters()).device.type, model.training
+    model.train()
+    try:
+        with contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype):
+            yield
+    finally:
+        model.train(was_training)

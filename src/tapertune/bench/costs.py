@@ -2,11 +2,13 @@
 
 The operations are accounting's formula before any run: rows of a task's mean length, without padding (which adds to it,
 the less the better lengths are grouped) and with everything that trains at the start still training at the end (so a
-method that freezes or prunes takes less). Nothing is said of hours, which depend on the machine.
+method that freezes or prunes takes less). The lowest layer in which something trains is counted whole. Nothing is said
+of hours, which depend on the machine.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 
 from ..errors import TapertuneError
 from ..host.naming import layer_index
+from ..kernels import pass_flops
 from .settings import RunSettings
 from .shapes import Part, Shape, model_config
 
@@ -122,8 +125,20 @@ def row_flops(settings: RunSettings, shape: Shape) -> float:
             total += 6.0 * part.weights
         else:
             share = 1.0 if method != "head" and _below(part, shape.lowest) else passes
-            total += _tokens(part.name, source, target) * (2.0 * part.weights * share + part.adapter)
+            read = _tokens(part.name, source, target)
+            total += read * 2.0 * part.weights * share + _adapter(settings, part, read)
     return total
+
+
+def _adapter(settings: RunSettings, part: Part, read: int) -> float:
+    """Operations of a layer's adapter in a row, of which the layer reads so many vectors."""
+    if part.adapter is None:
+        return 0.0
+    training, quantised = settings.training, settings.quantization is not None
+    half = settings.dtype != "float32" or bool(training.get("bf16") or training.get("fp16"))
+    layer = dataclasses.replace(part.adapter, half=half, **{"kernel": "folded"} if quantised else {})
+    batch = training["per_device_train_batch_size"]
+    return pass_flops([layer], batch * read, input_grad=True) / batch
 
 
 def _below(part: Part, lowest: int) -> bool:

@@ -35,14 +35,16 @@ def finish(
     main, metrics = _evaluate(prepared, trainer)
     seconds = time.perf_counter() - began
     peak = max(costs.peak_rss_bytes, machine.peak_rss_bytes())
-    tokens = accounting.Tokens(total=processes.total(costs.tokens), rows=processes.total(costs.rows))
+    tokens = accounting.Tokens(**{name: processes.total(getattr(costs, name)) for name in ("tokens", "rows", "passes")})
     built, events = prepared.built, read_events(folder / EVENTS)
     results = {
         "status": "done",
         "score": main,
         "metrics": metrics,
         "parameters": parameters,
-        "flops": accounting.run_flops(prepared.settings, built.model, built.head, tokens, events, steps),
+        "flops": accounting.run_flops(
+            prepared.settings, built.model, built.head, tokens, events, steps, distributed=processes.total(1) > 1
+        ),
         "time": Time(
             train_seconds=costs.train_seconds,
             eval_seconds=seconds,

@@ -21,7 +21,7 @@ from ..tasks.kinds import get_kind
 from .blocks import QuantizationBlock
 from .dropout import check_head_dropout, set_head_dropout
 from .gguf import SMOLLM2, smollm2_folder
-from .quantized import keep_layout, quantization_config, sizes
+from .quantized import quantization_config, sizes
 from .quiet import quiet
 from .settings import RunSettings, adapter_config
 
@@ -142,8 +142,6 @@ def load_base(
             raise TapertuneError(f"cannot load model {name!r}: {place}{reason}") from error
     if dropout is not None:
         check_head_dropout(model, dropout)
-    if quantization is not None:
-        keep_layout(model)
     _pad_token(tokenizer, model, kind.trains_head)
     return model, tokenizer, sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
 

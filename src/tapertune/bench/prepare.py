@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from . import processes
 from .models import Built, build
 from .quiet import quiet
 from .settings import BASELINES, RunSettings, adapter_config
+from .sharding import check_unsharded
 from .trainer import total_steps
 
 
@@ -48,6 +50,7 @@ def prepare(settings: RunSettings) -> Prepared:
     Raises:
         TapertuneError: something does not fit; nothing has been written.
     """
+    check_unsharded(settings.training, os.environ)
     block = settings.task
     args = _arguments(settings)
     loaded = data.load(

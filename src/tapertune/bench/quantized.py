@@ -48,17 +48,6 @@ def _outside_the_body(auto: Any, config: Any) -> list[str]:
     return beside + [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
 
 
-def keep_layout(model: nn.Module) -> None:
-    """Has bitsandbytes compute alike in training and evaluation.
-
-    On processors with bfloat16 instructions it lays weights of 4 bits out anew when they are first evaluated, for
-    kernels without gradients, and leaves them so: training would go on without the gradients of lower layers.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (bitsandbytes' class is not imported)
-
-
 def weights(module: nn.Module) -> int:
     """Elements of a linear layer's matrix, however they are packed."""
     if isinstance(module, Conv1D):

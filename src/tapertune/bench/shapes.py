@@ -18,8 +18,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..adapt.plan import Plan
-from ..host import FactorHandle, adapt_model, adapter_handles
+from ..host import adapt_model, adapter_handles
+from ..kernels import Adapted
 from ..tasks.kinds import get_kind
+from .adapted import adapted_layers
 from .dropout import check_head_dropout
 from .settings import BASELINES, RunSettings, adapter_config
 
@@ -68,13 +70,13 @@ class Part:
         name: its path.
         weights: elements of its matrix.
         head: whether it lies outside the base model and trains.
-        adapter: operations of its adapter for one token, training; 0 where it has none.
+        adapter: its adapter on a base in float32, or None.
     """
 
     name: str
     weights: int
     head: bool
-    adapter: int = 0
+    adapter: Adapted | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,27 +182,16 @@ def _adapted(settings: RunSettings, base: Any, head: list[str], shape: Shape) ->
     plans = tuple(config.resolved_plans())
     for plan in plans:
         plan.policy.check(plan.policy.scene({h.name: h for h in handles}, {h.name for h in training}))
-    work = {m: training_work([h for h in handles if h.module == m]) for m in dict.fromkeys(h.module for h in handles)}
+    layers = {module: layer for group in adapted_layers(model.train()) for module, layer in group.items()}
     return dataclasses.replace(
         shape,
-        modules=len(work),
+        modules=len(layers),
         start=sum(h.parameter.numel() for h in training),
         vectors=sum(h.parameter.numel() for h in training if not h.matrix),
         lowest=min((h.layer for h in training if h.layer is not None), default=0),
-        parts=tuple(dataclasses.replace(part, adapter=work.get(part.name, 0)) for part in shape.parts),
+        parts=tuple(dataclasses.replace(part, adapter=layers.get(part.name)) for part in shape.parts),
         plans=plans,
     )
-
-
-def training_work(factors: list[FactorHandle]) -> int:
-    """Operations of one module's adapter for one token, as accounting counts them."""
-    layer = factors[0].home
-    sizes = {"d_in": layer.in_features, "d_out": layer.out_features}
-    for factor in factors:
-        if not factor.shared:  # that one is as wide as the widest module
-            sizes.update(zip(factor.symbols, factor.parameter.shape, strict=True))
-    trains = [factor.factor for factor in factors if factor.parameter.requires_grad]
-    return layer.chains["default"].flops_per_token(sizes, trains, form="folded").total
 
 
 def _head_modules(base: Any) -> list[str]:

@@ -31,6 +31,7 @@ class Costs:
 
     tokens: int = 0
     rows: int = 0
+    passes: int = 0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     peak_rss_bytes: int = 0
@@ -68,6 +69,7 @@ class RunTrainer(Trainer):
         rows, length = inputs["input_ids"].shape
         self._costs.rows += rows
         self._costs.tokens += rows * length
+        self._costs.passes += 1
         return super().training_step(model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -153,7 +155,7 @@ class Checkpointing(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, machine.peak_rss_bytes())
-        counts = {name: processes.total(getattr(self.costs, name)) for name in ("tokens", "rows")}
+        counts = {name: processes.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
         if processes.is_first():
             write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
         self.release()

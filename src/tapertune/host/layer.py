@@ -20,10 +20,10 @@ from ..errors import TapertuneError
 from ..kernels import KERNELS, InputDropout, keep_mask, kernel_name
 from ..methods import Chain, Diagonal, Factor, Matrix, Method, get_method
 from .config import ChainConfig
-from .folding import folded_forward
+from .folding import folded, folded_forward
 from .naming import module_kind
-from .nodes import fusable, fuse, joinable
-from .siblings import Siblings, version
+from .nodes import Bound, bind, fuse, joinable
+from .siblings import Siblings
 
 
 @dataclass
@@ -142,6 +142,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = adapter_name
         self.siblings = Siblings([self])
+        self.bound: Bound | None = None
         self.quantization_backend = resolve_quantization_backend(base, **quantization)
         self.update_layer(adapter_name, config)
 
@@ -186,11 +187,14 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             self.adapter_layer_names = (*self.adapter_layer_names, name)
         return getattr(self, name)
 
+    def holders(self, factor: str) -> nn.ModuleDict:
+        """What holds a factor of the adapters, by adapter."""
+        return cast(nn.ModuleDict, self._modules[self.method.prefix + factor])
+
     def factor(self, adapter_name: str, factor: str) -> nn.Parameter:
         """One factor of an adapter, as it is now."""
-        # every forward pass asks: not through nn.Module's attribute lookup
-        holders = cast(nn.ModuleDict, self._modules[self.method.prefix + factor])
-        return cast(nn.Parameter, cast(nn.Module, holders._modules[adapter_name]).weight)
+        # asked for often: not through nn.Module's attribute lookup
+        return cast(nn.Parameter, cast(nn.Module, self.holders(factor)._modules[adapter_name]).weight)
 
     def tensors(self, adapter_name: str) -> dict[str, Tensor]:
         """An adapter's factors by name, shared ones cut to this module's widths."""
@@ -225,23 +229,34 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     # ---- forward and merge -------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not (args or kwargs or torch.compiler.is_compiling()):
+            if folded(self) is not None and (one := folded_forward(self, x)) is not None:
+                return one
+            bound = bind(self)
+            if bound is not None and kernel_name() == "fused" and bound.fits(self, x):
+                adapter = bound.adapter
+                return self.siblings.take(
+                    self,
+                    x,
+                    adapter,
+                    able=lambda layer: joinable(layer, x, adapter),
+                    make=lambda layers: fuse(x, layers),
+                    stamp=lambda layer: (layer.bound, layer.bound and layer.bound.stamp(layer)),
+                )
+        return self._apart(x, *args, **kwargs)
+
+    def _apart(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base layer and adapters one after another."""
         if self.disable_adapters or self.merged:
             if self.disable_adapters and self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        if (folded := folded_forward(self, x, *args, **kwargs)) is not None:
-            return folded
-        names = self._acting()
-        chosen = kernel_name()
-        if chosen == "fused" and len(names) == 1 and not args and not kwargs and fusable(self, x, names[0]):
-            adapter = names[0]
-            able, make = (lambda layer: joinable(layer, x, adapter)), functools.partial(fuse, x, adapter)
-            return self.siblings.take(self, x, adapter, able, make)
+        names = self.acting()
         result = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         dtype = result.dtype
-        run = KERNELS[chosen]
+        run = KERNELS[kernel_name()]
         for name in names:
             chain, tensors = self.chains[name], self.tensors(name)
             adapter_input = self._cast_input_dtype(x, tensors[chain.names[0]].dtype)
@@ -249,9 +264,14 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             result = result + run(chain, adapter_input, tensors, self.scaling[name]).to(dtype)
         return result
 
+    @property
+    def dropouts(self) -> nn.ModuleDict:
+        """What drops elements of the adapters' inputs, by adapter."""
+        return cast(nn.ModuleDict, self._modules[f"{self.method.prefix}dropout"])
+
     def dropout(self, adapter_name: str) -> InputDropout | None:
         """An adapter's dropout, while it does something."""
-        dropout = getattr(self, f"{self.method.prefix}dropout")[adapter_name]
+        dropout = self.dropouts[adapter_name]
         return dropout if isinstance(dropout, InputDropout) and dropout.training else None
 
     def _dropped(self, x: Tensor, adapter_input: Tensor, adapter_name: str, alone: bool) -> Tensor:
@@ -264,23 +284,18 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             self,
             x,
             adapter_name,
-            lambda layer: layer.only(adapter_name) and layer.dropout(adapter_name) is not None,
-            lambda layers: [keep_mask(x, dropout.p)] * len(layers),
+            able=lambda layer: layer.only(adapter_name) and layer.dropout(adapter_name) is not None,
+            make=lambda layers: [keep_mask(x, dropout.p)] * len(layers),
         )
         return dropout.under(adapter_input, mask)
 
-    def _acting(self) -> list[str]:
+    def acting(self) -> list[str]:
+        """The active adapters that this layer has."""
         return [name for name in self.active_adapters if name in self.chains]
 
     def only(self, adapter_name: str) -> bool:
         """Whether this adapter, and no other, acts on what the layer is given."""
-        return self._acting() == [adapter_name] and not (self.disable_adapters or self.merged)
-
-    def stamp(self, adapter_name: str) -> int:
-        """Changes whenever one of the tensors behind an output does."""
-        base = getattr(self.base_layer, "weight", None)
-        versions = (version(self.factor(adapter_name, f.name)) for f in self.chains[adapter_name])
-        return sum(versions) + (0 if base is None else version(base))
+        return self.acting() == [adapter_name] and not (self.disable_adapters or self.merged)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The adapter's update in the layout of the base weight, in the adapter's dtype.

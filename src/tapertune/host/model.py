@@ -14,6 +14,7 @@ from ..errors import TapertuneError, nearest
 from ..methods import Matrix, get_method
 from .config import ChainConfig
 from .layer import ChainLayer, adaptable, layer_class
+from .layout import keep_layout
 from .naming import TARGETS
 from .siblings import link
 
@@ -46,6 +47,7 @@ class ChainTuner(BaseTuner):
                 peft_config.shared_sizes[symbol] = max(sides)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        keep_layout(model, trains=not self.peft_config[adapter_name].inference_mode)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         link(model, self.tuner_layer_cls)
 

@@ -3,79 +3,190 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import Part, fused_parts, has_node, joins, keep_mask, keep_scale, node
+from ..kernels import InputDropout, Part, fused_parts, has_node, joins, keep_mask, keep_scale, node
 from .folding import folds_now, plain_base
+from .siblings import version
 
 if TYPE_CHECKING:
     from .layer import ChainLayer
 
 
+class Bound:
+    """What a node takes from a layer in which one adapter alone acts, looked up once.
+
+    A layer is called when activations fill the caches, and then a few hundred lookups take as long as a product with a
+    narrow factor. What they found is kept for as long as they would find it again.
+
+    Attributes:
+        adapter, chain: the adapter and its chain.
+        weight, bias: of the base layer, a plain frozen ``nn.Linear`` that nothing hooks into.
+    """
+
+    __slots__ = (
+        "_active",
+        "_adapters",
+        "_base",
+        "_dropout",
+        "_modules",
+        "_own",
+        "_places",
+        "adapter",
+        "bias",
+        "chain",
+        "weight",
+    )
+
+    def __init__(self, layer: ChainLayer, adapter: str) -> None:
+        base = cast(nn.Linear, layer.base_layer)
+        self.adapter, self.chain = adapter, layer.chains[adapter]
+        self.weight, self.bias = base.weight, base.bias
+        self._base, self._modules = base, layer._modules
+        self._active, self._adapters = layer.active_adapters[:], len(layer.chains)
+        dropouts = layer.dropouts
+        self._dropout = dropouts[adapter]
+        self._places = [(layer._modules, "base_layer", base), (dropouts._modules, adapter, self._dropout)]
+        self._places += [_place(base, "weight"), _place(base, "bias")]
+        self._own: dict[str, Tensor] | None = {}
+        for factor in self.chain:
+            holders = layer.holders(factor.name)
+            holder = holders[adapter]
+            self._places.append((holders._modules, adapter, holder))
+            if "weight" in holder._parameters:  # not shared, not made by somebody else's code
+                self._own[factor.name] = layer.factor(adapter, factor.name)
+                self._places.append(_place(holder, "weight"))
+        if len(self._own) < len(self.chain.factors):
+            self._own = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def holds(self, layer: ChainLayer) -> bool:
+        """Whether nothing of it has been replaced."""
+        base = self._base
+        if layer._modules is not self._modules or layer._disable_adapters or layer.merged_adapters:
+            return False
+        if layer.active_adapters != self._active or len(layer.chains) != self._adapters:
+            return False
+        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
+            return False
+        if "forward" in base.__dict__ or self.weight.requires_grad:
+            return False
+        if self.bias is not None and self.bias.requires_grad:
+            return False
+        for mapping, name, value in self._places:  # noqa: SIM110  (a generator costs another frame)
+            if mapping.get(name) is not value:
+                return False
+        return True
+
+    def tensors(self, layer: ChainLayer) -> dict[str, Tensor]:
+        """The adapter's factors by name, as of ``ChainLayer.tensors``."""
+        return layer.tensors(self.adapter) if self._own is None else self._own
+
+    def dropout(self) -> InputDropout | None:
+        """The adapter's dropout, while it does something."""
+        dropout = self._dropout
+        return dropout if isinstance(dropout, InputDropout) and dropout.training else None
+
+    def fits(self, layer: ChainLayer, x: Tensor) -> bool:
+        """Whether x is of one dtype with layer and adapter, or autocast makes it so."""
+        if not (self.chain.linear or self.dropout() is None):
+            return False
+        first = self.chain.names[0]
+        factor = layer.factor(self.adapter, first) if self._own is None else self._own[first]
+        dtype = x.dtype
+        if dtype == self.weight.dtype == factor.dtype and (self.bias is None or self.bias.dtype == dtype):
+            return True
+        return torch.is_autocast_enabled(x.device.type) and x.is_floating_point()
+
+    def stamp(self, layer: ChainLayer) -> int:
+        """Changes whenever one of the tensors behind an output does."""
+        total = version(self.weight)
+        for tensor in layer.tensors(self.adapter).values() if self._own is None else self._own.values():
+            total += version(tensor)
+        return total
+
+
+def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str, Any]:
+    """Where an attribute is looked up, and what is there: replicas of DataParallel have tensors, not parameters."""
+    mapping = module._parameters if name in module._parameters else vars(module)
+    return mapping, name, mapping.get(name)
+
+
+def bind(layer: ChainLayer) -> Bound | None:
+    """What a node takes from the layer, or None where it needs a node for each of its parts."""
+    known = layer.bound
+    if known is not None and known.holds(layer):
+        return known
+    layer.bound = None
+    names = layer.acting()
+    if len(names) == 1 and layer.only(names[0]) and plain_base(layer) and has_node(layer.chains[names[0]]):
+        layer.bound = Bound(layer, names[0])
+    return layer.bound
+
+
 def fusable(layer: ChainLayer, x: Tensor, adapter_name: str) -> bool:
     """Whether base and chain can be one node: a plain frozen linear layer that is whole and that nothing hooks into,
     one dtype (or autocast, which makes it one), no compiler at work."""
-    if not plain_base(layer) or torch.compiler.is_compiling():
-        return False
-    base, chain = cast(nn.Linear, layer.base_layer), layer.chains[adapter_name]
-    weight, bias = base.weight, base.bias
-    dropout = layer.dropout(adapter_name)
-    if not has_node(chain) or (dropout is not None and not chain.linear):
-        return False
-    factor = layer.factor(adapter_name, chain.names[0])
-    same = x.dtype == weight.dtype == factor.dtype and (bias is None or bias.dtype == x.dtype)
-    return same or (torch.is_autocast_enabled(x.device.type) and x.is_floating_point())
+    bound = None if torch.compiler.is_compiling() else bind(layer)
+    return bound is not None and bound.adapter == adapter_name and bound.fits(layer, x)
 
 
 def joinable(layer: ChainLayer, x: Tensor, adapter_name: str) -> bool:
     """Whether the layer can be in one node with others that read x."""
-    able = layer.only(adapter_name) and fusable(layer, x, adapter_name) and not folds_now(layer, x)
-    return able and _joins(layer, x, adapter_name)
+    return fusable(layer, x, adapter_name) and not folds_now(layer, x) and _joins(layer, x)
 
 
-def _joins(layer: ChainLayer, x: Tensor, adapter_name: str) -> bool:
-    dropped = layer.dropout(adapter_name) is not None  # only that node has the mask inside
-    return dropped or joins(layer.chains[adapter_name], layer.tensors(adapter_name), x)
+def _joins(layer: ChainLayer, x: Tensor) -> bool:
+    bound = _bound(layer)
+    # only that node has the mask inside
+    return bound.dropout() is not None or joins(bound.chain, bound.tensors(layer), x)
 
 
-def fuse(x: Tensor, adapter_name: str, layers: Sequence[ChainLayer]) -> Sequence[Tensor]:
+def _bound(layer: ChainLayer) -> Bound:
+    assert layer.bound is not None, "fusable layers are bound"
+    return layer.bound
+
+
+def fuse(x: Tensor, layers: Sequence[ChainLayer]) -> Sequence[Tensor]:
     """The outputs of layers that read x, each of them fusable.
 
     Args:
         x: (..., d_in).
-        adapter_name: the adapter that is active in all of them.
-        layers: one, or several that are joinable.
+        layers: one, or several that are joinable; the same adapter is active in all of them.
     """
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    dropout = layers[0].dropout(adapter_name)
-    mask = None if dropout is None else keep_mask(x, dropout.p)
-    with nullcontext() if dtype is None else torch.autocast(kind, enabled=False):
-        x = x if dtype is None else x.to(dtype)
-        if len(layers) == 1 and not _joins(layers[0], x, adapter_name):
-            layer = layers[0]
-            weight, bias = _base(layer, dtype)
-            tensors = layer.tensors(adapter_name)
-            return [node(layer.chains[adapter_name], x, weight, bias, tensors, layer.scaling[adapter_name], dtype)]
-        parts = [
-            Part.of(
-                layer.chains[adapter_name],
-                *_base(layer, dtype),
-                layer.tensors(adapter_name),
-                layer.scaling[adapter_name],
-                dtype,
-            )
-            for layer in layers
-        ]
-        return fused_parts(x, parts, mask, 1.0 if dropout is None else keep_scale(dropout.p))
+    if not torch.is_autocast_enabled(kind):
+        return _fuse(x, layers, None)
+    dtype = torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, enabled=False):
+        return _fuse(x.to(dtype), layers, dtype)
 
 
-def _base(layer: ChainLayer, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-    base = cast(nn.Linear, layer.base_layer)
+def _fuse(x: Tensor, layers: Sequence[ChainLayer], dtype: torch.dtype | None) -> Sequence[Tensor]:
+    first = _bound(layers[0])
+    dropout = first.dropout()
+    if len(layers) == 1 and not _joins(layers[0], x):
+        tensors, scaling = first.tensors(layers[0]), layers[0].scaling[first.adapter]
+        return [node(first.chain, x, *_base(first, dtype), tensors, scaling, dtype)]
+    parts = []
+    for layer in layers:
+        bound = _bound(layer)
+        scaling = layer.scaling[bound.adapter]
+        parts.append(Part.of(bound.chain, *_base(bound, dtype), bound.tensors(layer), scaling, dtype))
+    if dropout is None:
+        return fused_parts(x, parts)
+    return fused_parts(x, parts, keep_mask(x, dropout.p), keep_scale(dropout.p))
+
+
+def _base(bound: Bound, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
     if dtype is None:
-        return base.weight, base.bias
-    return base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype)
+        return bound.weight, bound.bias
+    return bound.weight.to(dtype), None if bound.bias is None else bound.bias.to(dtype)

@@ -62,6 +62,7 @@ class Siblings:
         adapter: str,
         able: Callable[[ChainLayer], bool],
         make: Callable[[Sequence[ChainLayer]], Sequence[Any]],
+        stamp: Callable[[ChainLayer], Any] = lambda layer: None,
     ) -> Any:
         """What ``make`` makes for this layer from x, together with the others where they read x too.
 
@@ -71,13 +72,14 @@ class Siblings:
             adapter: the adapter that is active.
             able: whether another layer can take part now.
             make: makes a result for each of the layers that it is given.
+            stamp: of a layer; a result that waits is good while it is the same.
         """
         if self.apart:
             return make([me])[0]
         state = (adapter, version(x), torch.is_grad_enabled(), me.training)
         if self._x is not None and self._x() is x and self._state == state and id(me) in self._waiting:
-            stamp, made = self._waiting.pop(id(me))
-            if stamp == me.stamp(adapter):
+            seen, made = self._waiting.pop(id(me))
+            if seen == stamp(me):
                 return made
         layers = [layer for layer in self.layers if layer is me or able(layer)]
         if self._waiting or layers[0] is not me:
@@ -85,10 +87,10 @@ class Siblings:
             self._forget()
             return make([me])[0]
         results = make(layers)
-        self._waiting = {
-            id(layer): (layer.stamp(adapter), result) for layer, result in zip(layers[1:], results[1:], strict=True)
-        }
-        self._x, self._state = weakref.ref(x, self._forget), state
+        if len(layers) > 1:
+            others = zip(layers[1:], results[1:], strict=True)
+            self._waiting = {id(layer): (stamp(layer), result) for layer, result in others}
+            self._x, self._state = weakref.ref(x, self._forget), state
         return results[0]
 
 

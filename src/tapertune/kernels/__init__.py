@@ -19,6 +19,7 @@ from .dropout import InputDropout, keep_mask, keep_scale
 from .folded import folded
 from .fused import Part, fused, fused_parts
 from .reference import reference
+from .work import Adapted, pass_flops
 
 Kernel = Callable[[Chain, Tensor, Tensors, float], Tensor]
 
@@ -35,6 +36,7 @@ def kernel_name() -> str:
 
 __all__ = [
     "KERNELS",
+    "Adapted",
     "InputDropout",
     "Kernel",
     "Part",
@@ -47,5 +49,6 @@ __all__ = [
     "keep_scale",
     "kernel_name",
     "node",
+    "pass_flops",
     "reference",
 ]

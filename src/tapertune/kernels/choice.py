@@ -51,6 +51,8 @@ def node(
 
 def _chosen(chain: Chain, tensors: Tensors, x: Tensor) -> tuple[TwoMatrices, Form] | None:
     """What to fold and how, or None for the low-rank form."""
+    if tensors[chain.names[0]].shape[0] < _LEAST_RANK:
+        return None  # known without a look at the rest
     if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
         return None  # the sum would round most of the update away
     factors = two_matrices(chain, tensors)
@@ -89,7 +91,8 @@ class Work:
     input_grad: bool = True
 
     def flops(self, form: Form | None) -> int:
-        """Operations of all products of the pass beyond the base layer's; None stands for the low-rank form."""
+        """Operations of all products of the pass beyond the base layer's, those of a matrix with a vector left out;
+        None stands for the low-rank form."""
         return 2 * self._count(form, narrow=0, build=0)
 
     def cost(self, form: Form | None) -> int:

@@ -12,10 +12,8 @@ the factors through the folds.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +25,7 @@ from .dropout import masked
 from .producer import rebuilder
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One layer of a node: base weight (d_out, d_in), bias, and its chain around the narrowest place."""
 
     weight: Tensor
@@ -70,15 +67,16 @@ _FIRST = 4  # inputs of the node before the first part's
 class _LinearsWithChains(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mask: Tensor | None, rebuild: Any, scalings: tuple[float, ...], *flat: Tensor | None
+        ctx: Any, x: Tensor, mask: Tensor | None, rebuild: Any, scalings: Sequence[float], *flat: Tensor | None
     ) -> Tensor | tuple[Tensor, ...]:
         parts = _parts(flat)
         rows = x.reshape(-1, x.shape[-1])
         narrow = _under(rows, mask).mm(_stacked(parts).T)
-        outputs = []
-        for (weight, bias, _, middle, up), scaling, here in zip(parts, scalings, _places(parts), strict=True):
+        outputs, end = [], 0
+        for (weight, bias, down, middle, up), scaling in zip(parts, scalings, strict=True):
+            begin, end = end, end + down.shape[0]
             y = x.new_empty(*x.shape[:-1], weight.shape[0])
-            wide, z = y.view(-1, weight.shape[0]), narrow[:, here]
+            wide, z = y.view(-1, weight.shape[0]), narrow[:, begin:end]
             if bias is None:
                 torch.mm(rows, weight.T, out=wide)
             else:
@@ -98,33 +96,43 @@ class _LinearsWithChains(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        rows, narrow, mask, *flat = ctx.saved_tensors
-        needs, parts = ctx.needs_input_grad, _parts(flat)
-        downs, _ = _trains(needs)
+        needs = ctx.needs_input_grad
+        out: list[Tensor | None] = [None] * len(needs)
         dys = [None if g is None else g.reshape(-1, g.shape[-1]) for g in grads]
         some = next((dy for dy in dys if dy is not None), None)
         if some is None:
-            return (None,) * len(needs)
+            return tuple(out)
+        rows, narrow, mask, *flat = ctx.saved_tensors
+        parts, (downs, _) = _parts(flat), _trains(needs)
         wanted = needs[0] or downs
-        pull = some.new_empty(some.shape[0], _places(parts)[-1].stop if wanted else 0)
-        out: list[Tensor | None] = [None] * _FIRST
-        for i, (part, dy, scaling, here) in enumerate(zip(parts, dys, ctx.scalings, _places(parts), strict=True)):
-            mine = needs[_FIRST + i * _WIDTH : _FIRST + (i + 1) * _WIDTH]
-            out += [None] * _DOWN + [None, *_behind(part, narrow, here, dy, scaling, mine)]
+        pull = some.new_empty(some.shape[0], sum(part[_DOWN].shape[0] for part in parts) if wanted else 0)
+        places, end = [], 0
+        for i, (part, dy, scaling) in enumerate(zip(parts, dys, ctx.scalings, strict=True)):
+            here = slice(end, end := end + part[_DOWN].shape[0])
+            places.append(here)
+            at = _FIRST + i * _WIDTH
+            if dy is not None and (needs[at + _MIDDLE] or needs[at + _UP]):
+                pushed = narrow[:, here]
+                out[at + _MIDDLE], out[at + _UP] = _behind(
+                    part, pushed, dy, scaling, needs[at + _MIDDLE], needs[at + _UP]
+                )
             if wanted:
                 _pull(part, dy, scaling, pull[:, here])
         if downs:
             if ctx.rebuild is not None:
                 rows = ctx.rebuild(ctx.next_functions[0][0]).reshape(some.shape[0], -1)
             pushed = pull.T.mm(_under(rows, mask))
-            for i, here in enumerate(_places(parts)):
+            for i, here in enumerate(places):
                 if needs[_FIRST + i * _WIDTH + _DOWN]:
                     out[_FIRST + i * _WIDTH + _DOWN] = pushed[here]
         if needs[0]:
-            dx = _under(pull.mm(_stacked(parts)), mask)
-            for (weight, *_), dy in zip(parts, dys, strict=True):
+            dx = None if mask is None else masked(pull.mm(_stacked(parts)), mask.view(-1, ctx.shape[-1]))
+            for part, dy in zip(parts, dys, strict=True):
                 if dy is not None:
-                    torch.addmm(dx, dy, weight, out=dx)
+                    dx = dy.mm(part[0]) if dx is None else torch.addmm(dx, dy, part[0], out=dx)
+            assert dx is not None, "some output has a gradient"
+            if mask is None:
+                torch.addmm(dx, pull, _stacked(parts), out=dx)
             out[0] = dx.view(ctx.shape)
         return tuple(out)
 
@@ -133,31 +141,23 @@ def _parts(flat: Sequence[Any]) -> list[Sequence[Any]]:
     return [flat[i : i + _WIDTH] for i in range(0, len(flat), _WIDTH)]
 
 
-def _places(parts: Sequence[Sequence[Any]]) -> list[slice]:
-    """Which columns of the common r-wide product are each part's."""
-    ends = list(itertools.accumulate(part[_DOWN].shape[0] for part in parts))
-    return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-
-
 def _trains(needs: Sequence[bool]) -> tuple[bool, bool]:
     """Whether some ``down`` trains, and whether something behind one does."""
-    needs = needs[_FIRST:]
-    return any(needs[_DOWN::_WIDTH]), any(needs[_MIDDLE::_WIDTH]) or any(needs[_UP::_WIDTH])
+    middles, ups = needs[_FIRST + _MIDDLE :: _WIDTH], needs[_FIRST + _UP :: _WIDTH]
+    return True in needs[_FIRST + _DOWN :: _WIDTH], True in middles or True in ups
 
 
 def _behind(
-    part: Sequence[Any], narrow: Tensor, here: slice, dy: Tensor | None, scaling: float, needs: Sequence[bool]
+    part: Sequence[Any], narrow: Tensor, dy: Tensor, scaling: float, wants_middle: bool, wants_up: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of ``middle`` and ``up``."""
-    if dy is None or not (needs[_MIDDLE] or needs[_UP]):
-        return None, None
     # this orientation of the product is several times faster than its transpose for a narrow rank
-    seen = narrow[:, here].T.mm(dy)
+    seen = narrow.T.mm(dy)
     if scaling != 1.0:
         seen.mul_(scaling)
     middle, up = part[_MIDDLE], part[_UP]
-    d_middle = (seen * up.T).sum(1) if needs[_MIDDLE] else None
-    if not needs[_UP]:
+    d_middle = (seen * up.T).sum(1) if wants_middle else None
+    if not wants_up:
         return d_middle, None
     return d_middle, (seen if middle is None else seen.mul_(middle.unsqueeze(1))).T
 
@@ -179,8 +179,7 @@ def _under(rows: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _stacked(parts: Sequence[Sequence[Any]]) -> Tensor:
-    downs = [part[_DOWN] for part in parts]
-    return downs[0] if len(downs) == 1 else torch.cat(downs)
+    return parts[0][_DOWN] if len(parts) == 1 else torch.cat([part[_DOWN] for part in parts])
 
 
 def fused_parts(x: Tensor, parts: Sequence[Part], mask: Tensor | None = None, scale: float = 1.0) -> tuple[Tensor, ...]:
@@ -192,8 +191,8 @@ def fused_parts(x: Tensor, parts: Sequence[Part], mask: Tensor | None = None, sc
         mask: ones and zeros (uint8) in the shape of x.
         scale: of what the mask leaves.
     """
-    flat = [t for p in parts for t in (p.weight, p.bias, p.down, p.middle, p.up)]
-    made: Any = _LinearsWithChains.apply(x, mask, rebuilder(x), tuple(p.scaling * scale for p in parts), *flat)
+    flat = [tensor for part in parts for tensor in part[:_WIDTH]]
+    made: Any = _LinearsWithChains.apply(x, mask, rebuilder(x), [part.scaling * scale for part in parts], *flat)
     return (made,) if len(parts) == 1 else made
 
 

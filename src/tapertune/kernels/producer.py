@@ -8,7 +8,7 @@ only their owner knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,12 +32,10 @@ def _of(node: Any, shape: torch.Size) -> Rebuild | None:
     if node is None:
         return None
     name = node.name()
-    if name == "NativeLayerNormBackward0":
-        return _layer_norm if _free(node, "input", "result1", "result2", "weight", "bias") else None
-    if name == "GeluBackward0":
-        return _gelu if _free(node, "self") else None
-    if name == "SiluBackward0":
-        return _silu if _free(node, "self") else None
+    known = _KNOWN.get(name)
+    if known is not None:
+        rebuild, kept = known
+        return rebuild if _free(node, kept) else None
     if name == "MulBackward0":
         return _product(node, shape)
     if name == "ToCopyBackward0":
@@ -46,24 +44,30 @@ def _of(node: Any, shape: torch.Size) -> Rebuild | None:
     return None
 
 
+_C: Any = torch._C
+_top_hooks = getattr(_C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
 def _hooked() -> bool:
     """Whether saved tensors go through hooks now."""
-    internals: Any = torch._C
-    top = getattr(internals._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is None or top(True) is not None
+    return _top_hooks is None or _top_hooks(True) is not None
 
 
-def _free(node: Any, *names: str) -> bool:
+def _free(node: Any, kept: Sequence[str]) -> bool:
     """Whether a node's saved tensors can be read without calling anybody's hook."""
-    raws = [getattr(node, f"_raw_saved_{name}", None) for name in names]
-    return all(raw is not None and getattr(raw, "unpack_hook", raw) is None for raw in raws)
+    for name in kept:
+        raw = getattr(node, name, None)
+        if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+            return False
+    return True
 
 
 def _layer_norm(node: Any) -> Tensor:
     out = (node._saved_input - node._saved_result1).mul_(node._saved_result2)
-    if node._saved_weight is not None:
-        out.mul_(node._saved_weight)
-    return out if node._saved_bias is None else out.add_(node._saved_bias)
+    weight, bias = node._saved_weight, node._saved_bias
+    if weight is not None:
+        out.mul_(weight)
+    return out if bias is None else out.add_(bias)
 
 
 def _gelu(node: Any) -> Tensor:
@@ -74,13 +78,23 @@ def _silu(node: Any) -> Tensor:
     return F.silu(node._saved_self)
 
 
+_KNOWN: dict[str, tuple[Rebuild, Sequence[str]]] = {
+    "NativeLayerNormBackward0": (
+        _layer_norm,
+        ("_raw_saved_input", "_raw_saved_result1", "_raw_saved_result2", "_raw_saved_weight", "_raw_saved_bias"),
+    ),
+    "GeluBackward0": (_gelu, ("_raw_saved_self",)),
+    "SiluBackward0": (_silu, ("_raw_saved_self",)),
+}
+
+
 def _factors(node: Any) -> tuple[Tensor, Tensor]:
     return node._saved_self, node._saved_other
 
 
 def _product(node: Any, shape: torch.Size) -> Rebuild | None:
     """A gate times its activation, both kept; or an RMS norm: a frozen weight times (input times its scale)."""
-    if not _free(node, "self", "other"):
+    if not _free(node, ("_raw_saved_self", "_raw_saved_other")):
         return None
     a, b = _factors(node)
     if a is not None and b is not None:

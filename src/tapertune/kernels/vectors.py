@@ -45,6 +45,17 @@ class TwoMatrices(NamedTuple):
 def two_matrices(chain: Chain, tensors: Tensors) -> TwoMatrices | None:
     """The chain's tensors, where it is a matrix, a vector or none, a matrix, a vector or none, and the matrices are
     frozen."""
+    found = around_vectors(chain)
+    if found is None:
+        return None
+    a, u, b, v = found
+    if tensors[a].requires_grad or tensors[b].requires_grad:
+        return None
+    return TwoMatrices(tensors[a], None if u is None else tensors[u], tensors[b], None if v is None else tensors[v])
+
+
+def around_vectors(chain: Chain) -> tuple[str, str | None, str, str | None] | None:
+    """Names of the factors that ``TwoMatrices`` holds, where the chain has that form."""
     if not chain.linear:
         return None
     a, *rest = chain
@@ -52,10 +63,8 @@ def two_matrices(chain: Chain, tensors: Tensors) -> TwoMatrices | None:
     between, b, after = rest[:at], rest[at], rest[at + 1 :]
     if isinstance(a, Diagonal) or len(between) > 1 or len(after) > 1 or any(isinstance(f, Matrix) for f in after):
         return None
-    if tensors[a.name].requires_grad or tensors[b.name].requires_grad:
-        return None
-    u, v = (tensors[some[0].name] if some else None for some in (between, after))
-    return TwoMatrices(tensors[a.name], u, tensors[b.name], v)
+    u, v = (some[0].name if some else None for some in (between, after))
+    return a.name, u, b.name, v
 
 
 class _FoldedLinear(torch.autograd.Function):
@@ -124,5 +133,8 @@ def folded_vectors(
         scaling: on the chain's output.
         form: how.
     """
-    made: Any = _FoldedLinear.apply(x, weight, bias, scaling, form, *factors)
+    a, u, b, v = factors
+    if not torch.is_grad_enabled():  # a node is told that a vector asks for a gradient even where none can be taken
+        u, v = (None if vector is None else vector.detach() for vector in (u, v))
+    made: Any = _FoldedLinear.apply(x, weight, bias, scaling, form, a, u, b, v)
     return made

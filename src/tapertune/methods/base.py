@@ -129,7 +129,7 @@ class Chain:
     def __getitem__(self, name: str) -> Factor:
         return next(f for f in self.factors if f.name == name)
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.factors)
 
@@ -183,7 +183,7 @@ class Chain:
             down (rank, d_in), middle (rank,) or None, up (d_out, rank), with ``up diag(middle) down == delta_weight``.
         """
         cut = self._cut(tensors)
-        end = next(i for i in range(cut, len(self.factors)) if isinstance(self.factors[i], Matrix))
+        end = next(i for i in self._places if i >= cut)
         middle = _fold(self.factors[cut:end], tensors) if end > cut else None
         return _fold(self.factors[:cut], tensors), middle, _fold(self.factors[end:], tensors)
 
@@ -193,9 +193,15 @@ class Chain:
         return up @ down
 
     def _cut(self, tensors: Tensors) -> int:
-        matrices = [i for i, f in enumerate(self.factors) if isinstance(f, Matrix)]
-        widths = {i: tensors[self.factors[i].name].shape[0] for i in matrices[:-1]}
-        return min(widths, key=lambda i: (widths[i], i)) + 1
+        inner = self._places[:-1]
+        if len(inner) == 1:
+            return inner[0] + 1
+        return min(inner, key=lambda i: (tensors[self.factors[i].name].shape[0], i)) + 1
+
+    @functools.cached_property
+    def _places(self) -> tuple[int, ...]:
+        """Where the matrices are."""
+        return tuple(i for i, f in enumerate(self.factors) if isinstance(f, Matrix))
 
     # ---- accounting --------------------------------------------------------------------------------------------------
 
@@ -245,6 +251,37 @@ class Chain:
             needed = needed or trained
         return flops
 
+    def flops_per_pass(
+        self,
+        sizes: Sizes,
+        trains: Collection[str] | None = None,
+        *,
+        input_grad: bool = True,
+        form: Literal["chain", "folded"] = "chain",
+    ) -> Flops:
+        """Operations that one forward and backward pass of any number of tokens adds to ``flops_per_token``.
+
+        ``chain`` has none. ``folded`` multiplies inner factors into the two matrices, and takes these matrices'
+        gradients to them. Arguments as for ``flops_per_token``.
+        """
+        flops = Flops(0, 0, 0)
+        if form == "chain":
+            return flops
+        trains = self.names if trains is None else trains
+        cut = self._symbolic_cut(sizes)
+        # a vector at the cut is left by itself
+        end = next(i for i in self._places if i >= cut)
+        for side in (self.factors[:cut], self.factors[end:]):
+            columns, needed = 0, False  # of what is folded so far, and whether it wants a gradient
+            for factor in side:
+                trained = factor.name in trains
+                if isinstance(factor, Matrix):
+                    product = 2 * _numel(factor.shape(sizes)) * columns
+                    flops += Flops(product, 0, product * (needed + trained))
+                    columns = columns or sizes[factor.n_in]
+                needed = needed or trained
+        return flops
+
     def saved_bytes_per_token(self, sizes: Sizes, trains: Collection[str] | None = None, itemsize: int = 4) -> int:
         """Activation bytes that one token keeps for backward in the folded form, beyond the base layer's own.
 
@@ -256,6 +293,14 @@ class Chain:
         before = any(f.name in trains for f in self.factors[:cut])
         behind = any(f.name in trains for f in self.factors[cut:])
         return itemsize * (before * sizes["d_in"] + behind * sizes[self.factors[cut - 1].n_out])
+
+    def rank(self, sizes: Sizes) -> int:
+        """The width of the narrowest place."""
+        return sizes[self.factors[self._symbolic_cut(sizes) - 1].n_out]
+
+    def before_cut(self, sizes: Sizes) -> tuple[str, ...]:
+        """Names of the factors before the narrowest place."""
+        return self.names[: self._symbolic_cut(sizes)]
 
     def _symbolic_cut(self, sizes: Sizes) -> int:
         return self._cut({name: torch.empty(shape, device="meta") for name, shape in self.shapes(sizes).items()})

@@ -177,9 +177,16 @@ class MappedChain(Chain):
         gradient = dense * bool(self.names if trains is None else trains)
         return Flops(0, 0, gradient) if form == "folded" else Flops(dense, dense * input_grad, gradient)
 
-    def flops_per_pass(self, sizes: Sizes, trains: Collection[str] | None = None, *, input_grad: bool = True) -> Flops:
-        """Operations that one forward and backward pass of any number of tokens adds to ``flops_per_token``'s folded
-        form: the update is multiplied out in both passes, and its gradient taken to the factors."""
+    def flops_per_pass(
+        self,
+        sizes: Sizes,
+        trains: Collection[str] | None = None,
+        *,
+        input_grad: bool = True,
+        form: Literal["chain", "folded"] = "chain",
+    ) -> Flops:
+        """Operations that one forward and backward pass of any number of tokens adds to ``flops_per_token``: the update
+        is multiplied out, by ``folded`` in both passes, and its gradient taken to the factors."""
         trains = self.names if trains is None else trains
         (b, a, *later), offsets, _, _ = self.parts
         first = 2 * sizes["d_out"] * sizes[b.n_in] * sizes[a.n_in]
@@ -190,7 +197,8 @@ class MappedChain(Chain):
             build += product
             gradient += product * (needed + (matrix.name in trains))
             needed = needed or matrix.name in trains or (bool(offsets) and offsets[i].name in trains)
-        return Flops(build, build * (input_grad or bool(trains)), gradient)
+        again = form == "folded" and (input_grad or bool(trains))
+        return Flops(build, build * again, gradient)
 
     def saved_bytes_per_token(self, sizes: Sizes, trains: Collection[str] | None = None, itemsize: int = 4) -> int:
         return itemsize * sizes["d_in"] * bool(self.names if trains is None else trains)

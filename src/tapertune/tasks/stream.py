@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import astuple, fields
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .data import TOLERATED, checked_rows
 from .encode import encode
 from .fields import BadField
 from .files import Table
-from .kinds import Example, get_kind
+from .kinds import Encoded, Example, get_kind
 from .kinds.base import Feature
 
 _CHUNK = 64  # rows that are tokenised together
@@ -91,12 +91,14 @@ class Stream(IterableDataset[Feature]):
         return [*(bad if counts.bad else []), *notes(self._task, name, counts, train=True)]
 
     def check(self) -> None:
-        """Reads as far as the first row that can be trained on.
+        """Reads as far as the first row that can be trained on and has text.
 
         Raises:
             TapertuneError: there is none.
         """
-        next(self._features(_Tally()))
+        for encoded in self._chunks(_Tally()):
+            if encoded.rows and encoded.empty < len(encoded.examples):
+                return
 
     def __iter__(self) -> Iterator[Feature]:
         worker = get_worker_info()
@@ -118,11 +120,14 @@ class Stream(IterableDataset[Feature]):
         yield from buffer
 
     def _features(self, tally: _Tally) -> Iterator[Feature]:
+        return chain.from_iterable(encoded.rows for encoded in self._chunks(tally))
+
+    def _chunks(self, tally: _Tally) -> Iterator[Encoded]:
         examples = self._examples(tally)
         while chunk := list(islice(examples, _CHUNK)):
             encoded = encode(self._task, chunk, self._tokenizer, self._task.max_length, train=True)
             tally.add(counts_of(encoded, bad=0))
-            yield from encoded.rows
+            yield encoded
         check_trains(self._task, self._table.name, tally.own)
 
     def _examples(self, tally: _Tally) -> Iterator[Example]:

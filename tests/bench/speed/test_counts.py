@@ -7,8 +7,9 @@ import torch
 
 from tapertune.bench.speed.contestant import Contestant
 from tapertune.bench.speed.counts import _tensors, count, graph_nodes, saved_storages
-from tapertune.bench.speed.models import Base
-from tapertune.bench.speed.subjects import build
+from tapertune.bench.speed.models import Base, make_base
+from tapertune.bench.speed.setting import Setting
+from tapertune.bench.speed.subjects import SUBJECTS, build
 
 
 def by_hooks(contestant: Contestant) -> int:
@@ -64,16 +65,26 @@ def test_every_node_once() -> None:
     assert list(_tensors(["text", 3, None])) == []
 
 
-@pytest.mark.parametrize("name", ["ours-lora", "ours-aflora", "ours-aflora-frozen"])
+OURS = [name for name in SUBJECTS if name.startswith("ours-")]
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_counts_of_a_chain(base: Base, name: str) -> None:
     contestant, floor = build(name, base), count(build("floor", base))
     found = count(contestant)
     assert contestant.optimizer is not None and found.flops_declared is not None
     assert found.flops > floor.flops and found.kernel_nodes > 0 == floor.kernel_nodes
-    assert found.flops - floor.flops == pytest.approx(found.flops_declared, rel=0.01)
+    assert found.flops - floor.flops == found.flops_declared
     # two moments of four bytes a parameter, and at most a step count a tensor; nothing of what is frozen
     tensors = sum(p.requires_grad for p in contestant.model.parameters())
     assert 0 <= found.optimizer_bytes - 8 * found.trained <= 4 * tensors
+
+
+def test_declared_operations_follow_the_form_that_is_chosen() -> None:
+    base = make_base("bert-2x128", Setting.model_validate({"batch": 4, "length": 128}))
+    found, floor = count(build("ours-elora-256", base)), count(build("floor", base))
+    assert found.flops - floor.flops == found.flops_declared
+    assert found.kernel_nodes == 12, "a folded layer is a node by itself"
 
 
 def test_what_is_not_ours_declares_nothing_and_calls_no_kernel(base: Base) -> None:

@@ -18,4 +18,4 @@ def test_a_run_ends_with_less_that_trains(base: Base, setting: Setting) -> None:
         assert [one.ratio.rounds for one in run.bins] == [3] * 4
         trained = [one.trained for one in run.bins]
         assert trained == sorted(trained, reverse=True) and trained[0] > trained[-1]
-    assert len(done) == 24
+    assert len(done) == 12 * len(TAPERS)

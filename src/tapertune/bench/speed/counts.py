@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...adapt import optimizer_bytes
-from ...host import adapter_handles
 from ...host.layer import SharedWeight
-from ..shapes import training_work
+from ...kernels import pass_flops
+from ..adapted import adapted_layers
 from .contestant import Contestant
 from .schema import Counts
 
@@ -44,14 +44,13 @@ def count(contestant: Contestant) -> Counts:
 
 
 def declared_flops(contestant: Contestant) -> int | None:
-    """Matrix operations of a step that the chains declare, in the form with two matrices; None without a chain."""
+    """Matrix operations that the adapter is declared to take in a step; None without a chain."""
     if contestant.controller is None:
         return None
-    modules: dict[str, list[Any]] = {}
-    for handle in adapter_handles(contestant.model):
-        modules.setdefault(handle.module, []).append(handle)
     tokens = contestant.batch["input_ids"].numel()
-    return tokens * sum(training_work(factors) for factors in modules.values())
+    # the embeddings ask for a gradient, and so does every layer's input
+    groups = adapted_layers(contestant.model)
+    return sum(pass_flops(list(group.values()), tokens, input_grad=True) for group in groups)
 
 
 def graph_nodes(loss: Tensor) -> Iterator[Any]:

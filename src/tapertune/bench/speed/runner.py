@@ -203,7 +203,7 @@ def source_digest() -> str:
     package = Path(__file__).parents[2]
     folders = ("methods", "kernels", "adapt", "host", "integrations")
     files = [path for folder in folders for path in (package / folder).rglob("*.py")]
-    files += Path(__file__).parent.glob("*.py")
+    files += [*Path(__file__).parent.glob("*.py"), package / "bench" / "adapted.py"]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())

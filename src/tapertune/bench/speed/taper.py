@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from .contestant import floor, repeatable
@@ -14,10 +15,42 @@ from .setting import Setting
 from .timing import clock_of, ratios, spread
 
 _RUN = {"kind": "cubic", "warmup": 0.2, "cooldown": 0.3, "every": 1}
-# Subject by name: the method whose plan runs, with its settings.
-TAPERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ours-aflora": ("aflora", {"r": 4, "projection_scope": "all"}),
-    "ours-adalora": ("adalora", {"init_r": 12, "target_r": 4}),
+_UPWARD = {
+    "policy": {"kind": "bottom_up", "layers": 0.85},
+    "schedule": {"kind": "quadratic", "warmup": 0.1, "cooldown": 0.2, "every": 1},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaperRow:
+    """A row of ``TAPERS``.
+
+    Attributes:
+        what: the run in a few words.
+        method, settings: what is trained.
+        plan: what is different from the method's own plan.
+        grounded: the embeddings require no gradient, as in training: backward ends at the lowest layer that trains.
+            Otherwise it goes through the whole model, as the floor does.
+    """
+
+    what: str
+    method: str
+    settings: dict[str, Any]
+    plan: dict[str, Any]
+    grounded: bool = False
+
+
+# By the name of the subject whose run it is.
+TAPERS: dict[str, TaperRow] = {
+    "ours-lora": TaperRow(
+        what="LoRA r=8, layers freeze from the bottom up", method="lora", settings={"r": 8}, plan=_UPWARD, grounded=True
+    ),
+    "ours-aflora": TaperRow(
+        what="AFLoRA r=4", method="aflora", settings={"r": 4, "projection_scope": "all"}, plan={"schedule": _RUN}
+    ),
+    "ours-adalora": TaperRow(
+        what="AdaLoRA r=12 to 4", method="adalora", settings={"init_r": 12, "target_r": 4}, plan={"schedule": _RUN}
+    ),
 }
 
 
@@ -26,9 +59,11 @@ def taper(
     progress: Callable[[], None] = lambda: None,
 ) -> Taper:  # fmt: skip
     """Runs a plan from its first step to its last, with a step of the floor after each."""
-    method, settings = TAPERS[subject]
+    row = TAPERS[subject]
     with repeatable():
-        contestant = attached(adapted(base, method, settings), {"schedule": _RUN}, steps)
+        contestant = attached(adapted(base, row.method, row.settings), row.plan, steps)
+    if row.grounded:
+        contestant.model.get_input_embeddings()._forward_hooks.clear()
     reference = floor(base)
     seconds = clock_of(setting)
     reference.step()

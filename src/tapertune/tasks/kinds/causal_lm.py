@@ -41,7 +41,7 @@ class CausalLM(Generated):
         if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or masked:
             raise TapertuneError(f"task {task.name} needs a model that writes text, and {name} is an encoder: "
                                  f"use {self.fits}")  # fmt: skip
-        check_end_token(tokenizer)
+        check_end_token(config, tokenizer)
         positions = getattr(config, "max_position_embeddings", None)
         wanted = task.max_length + task.generating.max_new_tokens
         if positions is not None and wanted > positions:

@@ -44,6 +44,9 @@ class Classification(Kind):
     def config(self, task: Task) -> dict[str, Any]:
         return {**label_names(task), "problem_type": "single_label_classification"}
 
+    def check_model(self, task: Task, config: Any, tokenizer: Any) -> None:
+        texts.check_end_token(task, config, tokenizer)
+
     def encode(
         self, task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int, *, train: bool
     ) -> Encoded:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import TapertuneError
+from ...errors import TapertuneError, bad_value
 from .. import fields
 from ..answers import final_answer, is_answer
 from ..base import Task
@@ -223,11 +223,16 @@ def generation_config(task: GenerationTask, forward: Forward) -> Any:
     )
 
 
-def check_end_token(tokenizer: Any) -> None:
+def check_end_token(config: Any, tokenizer: Any) -> None:
     """Generation has to stop somewhere.
 
     Raises:
-        TapertuneError: the tokenizer has no end token.
+        TapertuneError: the tokenizer has no end token, or one that the model has no embedding of.
     """
-    if tokenizer.eos_token_id is None:
-        raise TapertuneError("the model's tokenizer has no end token, so that answers would not end")
+    token, number = tokenizer.eos_token, tokenizer.eos_token_id
+    known = getattr(config, "vocab_size", None)
+    if number is None:
+        raise bad_value("the model's tokenizer: eos_token", token, "the token that ends an answer, such as '</s>'")
+    if known is not None and number >= known:
+        allowed = f"one of the {known} tokens that the model knows"
+        raise bad_value("the model's tokenizer: eos_token", f"{token} (number {number})", allowed)

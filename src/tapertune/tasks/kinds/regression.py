@@ -35,6 +35,9 @@ class Regression(Kind):
     def config(self, task: Task) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
 
+    def check_model(self, task: Task, config: Any, tokenizer: Any) -> None:
+        texts.check_end_token(task, config, tokenizer)
+
     def encode(
         self, task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int, *, train: bool
     ) -> Encoded:

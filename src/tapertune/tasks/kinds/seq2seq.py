@@ -34,7 +34,7 @@ class Seq2Seq(Generated):
                 f"task {task.name} is set up for encoder-decoders, such as BART or T5, and {name} is none: for a "
                 "decoder set task.kind to causal_lm"
             )
-        check_end_token(tokenizer)
+        check_end_token(config, tokenizer)
         positions = getattr(config, "max_position_embeddings", None)
         sizes = {
             "max_length": task.max_length,

@@ -7,9 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import bad_value
 from .. import fields
 from ..base import Task
 from .base import Collator, Encoded, Example, Feature, Forward, Outcome
+
+# Encoder-decoders whose classifier reads the decoder at the last end token, and fails on a text without one.
+_READ_AT_END = frozenset({"bart", "bigbird_pegasus", "mbart", "mt5", "mvp", "plbart", "t5", "umt5"})
+
+
+def check_end_token(task: Task, config: Any, tokenizer: Any) -> None:
+    """Does every text get the end token that the model's classifier reads at?
+
+    Raises:
+        TapertuneError: the tokenizer has none, puts none behind texts, or has another than the model.
+    """
+    if config.model_type not in _READ_AT_END:
+        return
+    ids = tokenizer(*("a" for _ in task.text), verbose=False)["input_ids"]
+    # Trainer gives the model the tokenizer's; a trained model that is loaded again has its own.
+    if not {tokenizer.eos_token_id, config.eos_token_id} <= set(ids):
+        raise bad_value(
+            "the model's tokenizer: eos_token",
+            tokenizer.eos_token,
+            f"the model's own, number {config.eos_token_id}, and the tokenizer must put it behind every text: the"
+            f" classifier of {config.model_type} models reads there",
+        )
 
 
 def texts(task: Task, row: dict[str, Any]) -> list[str]:

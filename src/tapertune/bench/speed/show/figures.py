@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ....errors import TapertuneError
 from ....report.files import write_whole
 from ..schema import Measurement, Session
-from ..subjects import SUBJECTS
+from ..taper import TAPERS
 from .comparison import COMPARISON, LARGE, SMALL, Row
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _curves(session: Session) -> Figure:
     for run in session.tapers:
         places = [(one.first + one.last) / 2 for one in run.bins]
         middle = [one.ratio.median for one in run.bins]
-        [line] = panel.plot(places, middle, marker="o", label=f"{SUBJECTS[run.subject].what}, {run.model}")
+        [line] = panel.plot(places, middle, marker="o", label=f"{TAPERS[run.subject].what}, {run.model}")
         low, high = [one.ratio.low for one in run.bins], [one.ratio.high for one in run.bins]
         panel.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     panel.axhline(1.0, color="0.5", linestyle="--", linewidth=1)

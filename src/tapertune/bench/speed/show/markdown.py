@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..models import MODELS
 from ..schema import Growth, Measurement, Session, Taper
 from ..subjects import FLOOR, SUBJECTS
+from ..taper import TAPERS
 from .comparison import COMPARISON, DECODER, LARGE, SMALL, Row
 from .terminal import peak_beyond, with_range
 
@@ -114,7 +115,7 @@ def tapers(rows: Iterable[Taper]) -> str:
     heads = ("run", "model", "steps", "first tenth", "last tenth", "trained at first", "at the end")
     cells = (
         [
-            SUBJECTS[run.subject].what, run.model, str(run.steps), with_range(run.bins[0].ratio),
+            TAPERS[run.subject].what, run.model, str(run.steps), with_range(run.bins[0].ratio),
             with_range(run.bins[-1].ratio), f"{run.bins[0].trained:,}", f"{run.bins[-1].trained:,}",
         ]
         for run in rows
