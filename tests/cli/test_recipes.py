@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tapertune.bench.recipes import recipe_files
 
 
-def test_all_are_listed(cli: Any) -> None:
+@pytest.mark.parametrize("columns", ["200", "40"])
+def test_all_are_listed_in_full(cli: Any, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     done = cli("recipes")
     assert (done.code, done.err) == (0, "")
     head, *rows = done.out.splitlines()

@@ -44,7 +44,10 @@ def recipes(
         table.add_column(title, justify="right", no_wrap=True)
     for recipe in listed:
         table.add_row(*_cells(recipe))
-    Console().print(table)
+    console = Console()
+    # whole numbers and names in a pipe and a narrow terminal too, which breaks lines by itself
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(width=max(console.width, width)).print(table)
     typer.echo("\nOne of them: tapertune train NAME; --data DIR reads local copies of the data")
 
 
