@@ -13,13 +13,13 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare_table import Record, Run, read_records, runs_left
+from compare_table import SEEDS, Record, Run, chosen_rate, read_records, run_of, runs_left
 
 from tapertune.bench import machine
 from tapertune.bench.display import Display
@@ -47,6 +47,8 @@ TASKS = {
     "mrpc": Sizes(train=400, selection=300, max_length=128),
     "rte": Sizes(train=300, selection=300, max_length=128),
 }
+# Nearly all of a training file: each method runs once, with the rate that the small samples chose for SST-2.
+WHOLE = {"mrpc": Sizes(train=3300, selection=300, max_length=128)}
 GRIDS: dict[str, Sequence[float]] = {
     "head": (3e-3, 1e-2, 3e-2),
     "full": (3e-5, 1e-4, 3e-4),
@@ -114,19 +116,18 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def samples(data: Path, task: str, folder: Path) -> tuple[Path, Path]:
+def samples(data: Path, task: str, sizes: Sizes, folder: Path) -> tuple[Path, Path]:
     """Files of a task's training rows and selection rows."""
     rows, known = rows_of(data / task / "train.jsonl"), rows_of(data / task / "validation.jsonl")
-    sizes = TASKS[task]
     parts = draw(rows, get_task(task).text, known, [sizes.train, sizes.selection])
     return write_rows(folder / f"{task}-train.jsonl", parts[0]), write_rows(
         folder / f"{task}-selection.jsonl", parts[1]
     )
 
 
-def settings_of(run: Run, files: tuple[Path, Path], folder: Path) -> RunSettings:
+def settings_of(run: Run, sizes: Sizes, files: tuple[Path, Path], folder: Path) -> RunSettings:
     """A run's settings: its method's recipe with the sizes, the precision, the rate and the seed of this comparison."""
-    task = {"train": str(files[0]), "validation": str(files[1]), "max_length": TASKS[run.task].max_length}
+    task = {"train": str(files[0]), "validation": str(files[1]), "max_length": sizes.max_length}
     overrides: dict[str, Any] = {
         **{f"task.{name}": value for name, value in task.items()},
         **{f"training.{name}": value for name, value in TRAINING.items()},
@@ -140,13 +141,13 @@ def settings_of(run: Run, files: tuple[Path, Path], folder: Path) -> RunSettings
     return load_settings(find_recipe(f"{recipe}/minilm-{run.task}"), overrides)
 
 
-def perform(run: Run, files: tuple[Path, Path], official: Path, folder: Path) -> Record:
+def perform(run: Run, sizes: Sizes, files: tuple[Path, Path], official: Path, folder: Path) -> Record:
     """Trains, scores the saved run on the official validation file, and returns the record. A run that diverges has
     no scores."""
     torch.set_num_threads(1)
     clock, begun = CpuClock(), time.process_time()
-    settings = settings_of(run, files, folder)
-    record: Record = {**asdict(run), "sizes": asdict(TASKS[run.task]), "selection": None, "test": None}
+    settings = settings_of(run, sizes, files, folder)
+    record: Record = {**asdict(run), "sizes": asdict(sizes), "selection": None, "test": None}
     try:
         made = train(settings, overwrite=True, display=clock)
         _, found, _ = evaluate(folder, start=lambda _: lambda _: None, validation=str(official))
@@ -189,22 +190,49 @@ def append(path: Path, record: Record) -> None:
         os.close(descriptor)
 
 
-def of_these_sizes(records: Iterable[Record]) -> list[Record]:
-    """The records that the sizes above made; others stay in the file and are not mixed with them."""
-    return [record for record in records if record["sizes"] == asdict(TASKS[record["task"]])]
+def of_these_sizes(records: Iterable[Record], tasks: Mapping[str, Sizes] = TASKS) -> list[Record]:
+    """The records that these sizes made; others stay in the file and are not mixed with them."""
+    return [r for r in records if r["task"] in tasks and r["sizes"] == asdict(tasks[r["task"]])]
 
 
 def run_all(data: Path, tasks: Sequence[str], shard: tuple[int, int], scratch: Path, records: Path) -> None:
     """Runs what is not recorded yet of every cell that is this process's."""
+    for task in tasks:
+
+        def left(method: str, task: str = task) -> list[Run]:
+            return runs_left(of_these_sizes(read_records(records)), task, method, GRIDS[method])
+
+        _run_cells(data, task, TASKS[task], left, shard, scratch, records)
+
+
+def run_whole(data: Path, shard: tuple[int, int], scratch: Path, records: Path) -> None:
+    """Runs each method once on nearly all of a task's rows, those that are not recorded yet and have a rate."""
+    for task, sizes in WHOLE.items():
+
+        def left(method: str, task: str = task) -> list[Run]:
+            known = read_records(records)
+            rate = chosen_rate(of_these_sizes(known), "sst2", method, GRIDS[method])
+            done = {run_of(record) for record in of_these_sizes(known, WHOLE)}
+            wanted = [] if rate is None else [Run(task=task, method=method, rate=rate, seed=SEEDS[0])]
+            return [run for run in wanted if run not in done]
+
+        _run_cells(data, task, sizes, left, shard, scratch, records)
+
+
+def _run_cells(
+    data: Path, task: str, sizes: Sizes, left: Callable[[str], list[Run]], shard: tuple[int, int], scratch: Path,
+    records: Path,
+) -> None:  # fmt: skip
+    """Runs what is left of each method of a task, of those that are this process's; what is left may follow from what
+    has been run."""
     number, count = shard
-    cells = [(task, method) for task in tasks for method in GRIDS]
+    official = data / task / "validation.jsonl"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        files = {task: samples(data, task, Path(folder)) for task in tasks}
-        for task, method in cells[number::count]:
-            official = data / task / "validation.jsonl"
-            while left := runs_left(of_these_sizes(read_records(records)), task, method, GRIDS[method]):
-                record = perform(left[0], files[task], official, Path(folder) / "run")
+        files = samples(data, task, sizes, Path(folder))
+        for method in list(GRIDS)[number::count]:
+            while runs := left(method):
+                record = perform(runs[0], sizes, files, official, Path(folder) / "run")
                 append(records, record)
-                print(f"{left[0]}: selection {record['selection']}, test {record['test']}", flush=True)
+                print(f"{runs[0]}: selection {record['selection']}, test {record['test']}", flush=True)
                 gc.collect()  # a trainer and its model refer to each other

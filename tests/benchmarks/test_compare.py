@@ -74,6 +74,7 @@ def test_records_of_other_sizes_are_left_aside(module: Any) -> None:
     sizes = dict(vars(runs.TASKS["rte"]))
     new, old = record("lora", 1e-3, 1, 0.5, 0.5, sizes=sizes), record("lora", 1e-3, 1, 0.9, 0.9, sizes={"train": 1})
     assert runs.of_these_sizes([old, new]) == [new]
+    assert runs.of_these_sizes([old, new], runs.WHOLE) == []
 
 
 def test_the_tables_are_exact(module: Any) -> None:
@@ -89,6 +90,36 @@ def test_the_tables_are_exact(module: Any) -> None:
         "| full | 1e-4: 50.0, 1e-3: not run, 1e-2: not run |  | not run |  |  |  |",
         "| aflora | 1e-4: 50.0, 1e-3: 50.1, 1e-2: 51.0 | 1e-2 | 50.0 (1 of 3 seeds) | 1,000, 600, 200 | 2.00 | 10 |",
     ]
+
+
+def test_the_table_of_single_runs_is_exact(module: Any) -> None:
+    table = module("compare_table")
+    records = [record("lora", 1e-3, 1, 0.5, 0.61), record("full", 1e-4, 1, None, None)]
+    assert table.single(records, "rte", ["lora", "full", "aflora"]).splitlines()[2:] == [
+        "| lora | 1e-3 | 61.0 | 1,000 | 2.0 | 10 |",
+        "| full | 1e-4 | diverged |  |  | 10 |",
+        "| aflora |  | not run |  |  |  |",
+    ]
+
+
+def test_whole_tasks_run_once_a_method_with_a_rate_chosen_elsewhere(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = module("compare_runs")
+    file, done = tmp_path / "runs.jsonl", []
+    small, whole = (dict(vars(sizes)) for sizes in (runs.TASKS["sst2"], runs.WHOLE["mrpc"]))
+    for rate, score in zip(runs.GRIDS["lora"], (0.5, 0.7, 0.6), strict=True):
+        runs.append(file, {**record("lora", rate, 1, score, 0.5, sizes=small), "task": "sst2"})
+
+    def perform(run: Any, *given: Any) -> Any:
+        done.append(run)
+        return {**record(run.method, run.rate, run.seed, 0.5, 0.5, sizes=whole), "task": run.task}
+
+    monkeypatch.setattr(runs, "perform", perform)
+    monkeypatch.setattr(runs, "samples", lambda *given: None)
+    for _ in range(2):  # the second finds everything recorded
+        runs.run_whole(tmp_path, (0, 1), tmp_path / "scratch", file)
+    assert [(run.task, run.method, run.rate, run.seed) for run in done] == [("mrpc", "lora", 1e-3, 1)]
 
 
 def test_the_arithmetic_table_is_exact(module: Any) -> None:
@@ -122,7 +153,7 @@ def test_every_cell_has_a_recipe_and_a_rate_from_its_grid(module: Any, tmp_path:
         for method, rates in runs.GRIDS.items():
             assert len(rates) == 3
             run = table.Run(task=task, method=method, rate=rates[1], seed=2)
-            settings = runs.settings_of(run, files, tmp_path)
+            settings = runs.settings_of(run, sizes, files, tmp_path)
             assert (settings.method.name, settings.task.name, settings.seed) == (method, task, 2)
             assert settings.training["learning_rate"] == rates[1]
             assert settings.task.max_length == sizes.max_length
