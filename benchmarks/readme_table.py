@@ -40,7 +40,7 @@ def note(run: RunData) -> str:
     versions: Any = run.section("versions")
     count = f" Scores are on {run.score.count:,} examples, with 95% intervals." if run.score and run.score.count else ""
     return (
-        f"{run.model} on {run.task}, {run.curve.length:,} steps, {hardware['cpu']}, {hardware['threads']} threads, "
+        f"{run.model} on {run.task}, {run.curve.length:,} steps, {hardware['cpu']}, {hardware['threads']} thread{'s' * (hardware['threads'] > 1)}, "
         f"torch {versions['torch']}, peft {versions['peft']}.{count}\n"
     )
 
