@@ -39,8 +39,9 @@ def note(run: RunData) -> str:
     hardware: Any = run.section("hardware")
     versions: Any = run.section("versions")
     count = f" Scores are on {run.score.count:,} examples, with 95% intervals." if run.score and run.score.count else ""
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
     return (
-        f"{run.model} on {run.task}, {run.curve.length:,} steps, {hardware['cpu']}, {hardware['threads']} thread{'s' * (hardware['threads'] > 1)}, "
+        f"{run.model} on {run.task}, {run.curve.length:,} steps, {hardware['cpu']}, {threads}, "
         f"torch {versions['torch']}, peft {versions['peft']}.{count}\n"
     )
 
