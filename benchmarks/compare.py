@@ -1,7 +1,6 @@
 """Compares the methods on small samples with small models, and fills the tables in docs/results.md.
 
     python benchmarks/compare.py glue --data DIR [--shard 0/2] [--scratch DIR]
-    python benchmarks/compare.py whole --data DIR [--shard 0/2] [--scratch DIR]
     python benchmarks/compare.py arithmetic --data DIR [--scratch DIR]
     python benchmarks/compare.py page
 
@@ -21,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compare_arithmetic import arithmetic_table, run_arithmetic
-from compare_runs import GRIDS, TASKS, WHOLE, of_these_sizes, run_all, run_whole, write_text
-from compare_table import Record, details, overview, read_records, single
+from compare_runs import GRIDS, TASKS, of_these_sizes, run_all, write_text
+from compare_table import Record, details, overview, read_records
 
 from tapertune.errors import TapertuneError, bad_value
 
@@ -34,12 +33,10 @@ PAGE = ROOT / "docs" / "results.md"
 
 def page() -> None:
     """Writes the tables into the page, between their markers."""
-    known, arithmetic = read_records(GLUE), read_records(ARITHMETIC)
-    glue, whole = of_these_sizes(known), of_these_sizes(known, WHOLE)
+    glue, arithmetic = of_these_sizes(read_records(GLUE)), read_records(ARITHMETIC)
     parts = {"overview": overview(glue, list(TASKS), GRIDS)}
     parts |= {task: details(glue, task, GRIDS) for task in TASKS}
-    parts |= {f"{task}-whole": single(whole, task, GRIDS) for task in WHOLE}
-    parts |= {"arithmetic": arithmetic_table(arithmetic), "machine": machine([*glue, *whole, *arithmetic])}
+    parts |= {"arithmetic": arithmetic_table(arithmetic), "machine": machine([*glue, *arithmetic])}
     text = PAGE.read_text(encoding="utf-8")
     for name, part in parts.items():
         text = filled(text, name, part)
@@ -84,15 +81,13 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
         ("glue", "run MiniLM on small samples of GLUE"),
-        ("whole", "run MiniLM once a method on nearly all of MRPC, with the rates chosen for SST-2"),
         ("arithmetic", "run SmolLM2 on arithmetic word problems"),
     ):
         command = commands.add_parser(name, help=f"{what}: what is not recorded yet")
         command.add_argument("--data", type=Path, required=True, help="folder with a folder for each task")
         command.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where runs lie")
     commands.choices["glue"].add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    for name in ("glue", "whole"):
-        commands.choices[name].add_argument("--shard", default="0/1", help="this process's part, such as 0/2")
+    commands.choices["glue"].add_argument("--shard", default="0/1", help="this process's part, such as 0/2")
     commands.add_parser("page", help="fill the tables in docs/results.md from the records")
     return parser.parse_args(arguments)
 
@@ -105,8 +100,6 @@ def main(arguments: Sequence[str]) -> int:
             page()
         elif given.command == "glue":
             run_all(given.data, given.tasks, shard(given.shard), given.scratch, GLUE)
-        elif given.command == "whole":
-            run_whole(given.data, shard(given.shard), given.scratch, GLUE)
         else:
             run_arithmetic(given.data, given.scratch, ARITHMETIC)
     except TapertuneError as error:

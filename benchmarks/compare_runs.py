@@ -13,13 +13,13 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare_table import SEEDS, Record, Run, chosen_rate, read_records, run_of, runs_left
+from compare_table import Record, Run, read_records, runs_left
 
 from tapertune.bench import machine
 from tapertune.bench.display import Display
@@ -42,22 +42,20 @@ class Sizes:
 
 
 TASKS = {
-    "sst2": Sizes(train=800, selection=300, max_length=64),
-    "stsb": Sizes(train=500, selection=300, max_length=128),
-    "mrpc": Sizes(train=400, selection=300, max_length=128),
+    "sst2": Sizes(train=1600, selection=300, max_length=64),
+    "stsb": Sizes(train=1000, selection=300, max_length=128),
+    "mrpc": Sizes(train=1000, selection=300, max_length=128),
     "rte": Sizes(train=300, selection=300, max_length=128),
 }
-# Nearly all of a training file: each method runs once, with the rate that the small samples chose for SST-2.
-WHOLE = {"mrpc": Sizes(train=3300, selection=300, max_length=128)}
 GRIDS: dict[str, Sequence[float]] = {
-    "head": (3e-3, 1e-2, 3e-2),
+    "head": (1e-2, 3e-2, 1e-1),
     "full": (3e-5, 1e-4, 3e-4),
     "lora": (3e-4, 1e-3, 3e-3),
-    "aflora": (2e-3, 5e-3, 1e-2),
-    "adalora": (3e-3, 1e-2, 3e-2),
+    "aflora": (1e-3, 2e-3, 5e-3),
+    "adalora": (1e-2, 3e-2, 1e-1),
     "lora2": (3e-3, 1e-2, 3e-2),
     "sora": (3e-4, 1e-3, 3e-3),
-    "elora": (3e-3, 1e-2, 3e-2),
+    "elora": (1e-2, 3e-2, 1e-1),
     "loran": (3e-4, 1e-3, 3e-3),
 }
 FAST = {"bf16": True, "use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
@@ -190,49 +188,23 @@ def append(path: Path, record: Record) -> None:
         os.close(descriptor)
 
 
-def of_these_sizes(records: Iterable[Record], tasks: Mapping[str, Sizes] = TASKS) -> list[Record]:
+def of_these_sizes(records: Iterable[Record]) -> list[Record]:
     """The records that these sizes made; others stay in the file and are not mixed with them."""
-    return [r for r in records if r["task"] in tasks and r["sizes"] == asdict(tasks[r["task"]])]
+    return [r for r in records if r["sizes"] == asdict(TASKS[r["task"]])]
 
 
 def run_all(data: Path, tasks: Sequence[str], shard: tuple[int, int], scratch: Path, records: Path) -> None:
-    """Runs what is not recorded yet of every cell that is this process's."""
-    for task in tasks:
-
-        def left(method: str, task: str = task) -> list[Run]:
-            return runs_left(of_these_sizes(read_records(records)), task, method, GRIDS[method])
-
-        _run_cells(data, task, TASKS[task], left, shard, scratch, records)
-
-
-def run_whole(data: Path, shard: tuple[int, int], scratch: Path, records: Path) -> None:
-    """Runs each method once on nearly all of a task's rows, those that are not recorded yet and have a rate."""
-    for task, sizes in WHOLE.items():
-
-        def left(method: str, task: str = task) -> list[Run]:
-            known = read_records(records)
-            rate = chosen_rate(of_these_sizes(known), "sst2", method, GRIDS[method])
-            done = {run_of(record) for record in of_these_sizes(known, WHOLE)}
-            wanted = [] if rate is None else [Run(task=task, method=method, rate=rate, seed=SEEDS[0])]
-            return [run for run in wanted if run not in done]
-
-        _run_cells(data, task, sizes, left, shard, scratch, records)
-
-
-def _run_cells(
-    data: Path, task: str, sizes: Sizes, left: Callable[[str], list[Run]], shard: tuple[int, int], scratch: Path,
-    records: Path,
-) -> None:  # fmt: skip
-    """Runs what is left of each method of a task, of those that are this process's; what is left may follow from what
-    has been run."""
+    """Runs what is not recorded yet of every cell that is this process's; what is left of a cell follows from what has
+    been run."""
     number, count = shard
-    official = data / task / "validation.jsonl"
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        files = samples(data, task, sizes, Path(folder))
-        for method in list(GRIDS)[number::count]:
-            while runs := left(method):
-                record = perform(runs[0], sizes, files, official, Path(folder) / "run")
-                append(records, record)
-                print(f"{runs[0]}: selection {record['selection']}, test {record['test']}", flush=True)
-                gc.collect()  # a trainer and its model refer to each other
+    for task in tasks:
+        sizes, official = TASKS[task], data / task / "validation.jsonl"
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            files = samples(data, task, sizes, Path(folder))
+            for method in list(GRIDS)[number::count]:
+                while runs := runs_left(of_these_sizes(read_records(records)), task, method, GRIDS[method]):
+                    record = perform(runs[0], sizes, files, official, Path(folder) / "run")
+                    append(records, record)
+                    print(f"{runs[0]}: selection {record['selection']}, test {record['test']}", flush=True)
+                    gc.collect()  # a trainer and its model refer to each other

@@ -74,21 +74,6 @@ def details(records: Sequence[Record], task: str, grids: dict[str, Sequence[floa
     return markdown(heads, [_detail(records, task, method, rates) for method, rates in grids.items()])
 
 
-def single(records: Sequence[Record], task: str, methods: Iterable[str]) -> str:
-    """One run of each method: its score and what it cost."""
-    rows = []
-    for method in methods:
-        for record in _cell(records, task, method):
-            score = "diverged" if record["test"] is None else f"{100 * record['test']:.1f}"
-            costs = ["", ""]
-            if record["test"] is not None:
-                costs = [_parameters([record["parameters"]]), f"{record['flops'] / 1e12:.1f}"]
-            rows.append([method, short(record["rate"]), score, *costs, f"{record['train_cpu_seconds']:.0f}"])
-        if not _cell(records, task, method):
-            rows.append([method, "", "not run", "", "", ""])
-    return markdown(["method", "rate", "official validation", "trained parameters", "TFLOP", "CPU s"], rows)
-
-
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -74,7 +74,6 @@ def test_records_of_other_sizes_are_left_aside(module: Any) -> None:
     sizes = dict(vars(runs.TASKS["rte"]))
     new, old = record("lora", 1e-3, 1, 0.5, 0.5, sizes=sizes), record("lora", 1e-3, 1, 0.9, 0.9, sizes={"train": 1})
     assert runs.of_these_sizes([old, new]) == [new]
-    assert runs.of_these_sizes([old, new], runs.WHOLE) == []
 
 
 def test_the_tables_are_exact(module: Any) -> None:
@@ -92,34 +91,26 @@ def test_the_tables_are_exact(module: Any) -> None:
     ]
 
 
-def test_the_table_of_single_runs_is_exact(module: Any) -> None:
-    table = module("compare_table")
-    records = [record("lora", 1e-3, 1, 0.5, 0.61), record("full", 1e-4, 1, None, None)]
-    assert table.single(records, "rte", ["lora", "full", "aflora"]).splitlines()[2:] == [
-        "| lora | 1e-3 | 61.0 | 1,000 | 2.0 | 10 |",
-        "| full | 1e-4 | diverged |  |  | 10 |",
-        "| aflora |  | not run |  |  |  |",
-    ]
-
-
-def test_whole_tasks_run_once_a_method_with_a_rate_chosen_elsewhere(
+def test_a_shard_runs_its_methods_and_again_only_what_is_not_recorded(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = module("compare_runs")
     file, done = tmp_path / "runs.jsonl", []
-    small, whole = (dict(vars(sizes)) for sizes in (runs.TASKS["sst2"], runs.WHOLE["mrpc"]))
-    for rate, score in zip(runs.GRIDS["lora"], (0.5, 0.7, 0.6), strict=True):
-        runs.append(file, {**record("lora", rate, 1, score, 0.5, sizes=small), "task": "sst2"})
+    sizes = dict(vars(runs.TASKS["rte"]))
 
     def perform(run: Any, *given: Any) -> Any:
         done.append(run)
-        return {**record(run.method, run.rate, run.seed, 0.5, 0.5, sizes=whole), "task": run.task}
+        return {**record(run.method, run.rate, run.seed, 0.5, 0.5, sizes=sizes), "task": run.task}
 
     monkeypatch.setattr(runs, "perform", perform)
     monkeypatch.setattr(runs, "samples", lambda *given: None)
+    runs.append(file, {**record("full", runs.GRIDS["full"][0], 1, 0.5, 0.5, sizes=sizes), "task": "rte"})
     for _ in range(2):  # the second finds everything recorded
-        runs.run_whole(tmp_path, (0, 1), tmp_path / "scratch", file)
-    assert [(run.task, run.method, run.rate, run.seed) for run in done] == [("mrpc", "lora", 1e-3, 1)]
+        runs.run_all(tmp_path, ["rte"], (1, 2), tmp_path / "scratch", file)
+    assert {run.method for run in done} == set(list(runs.GRIDS)[1::2])
+    lowest = min(runs.GRIDS["full"])  # equal selection scores: the smallest rate is taken
+    full = [(run.rate, run.seed) for run in done if run.method == "full"]
+    assert full == [*((rate, 1) for rate in runs.GRIDS["full"][1:]), (lowest, 2), (lowest, 3)]
 
 
 def test_the_arithmetic_table_is_exact(module: Any) -> None:
