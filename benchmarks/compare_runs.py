@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import compare_peft
 import torch
 from compare_table import Record, Run, read_records, runs_left
 
@@ -50,6 +51,7 @@ TASKS = {
 GRIDS: dict[str, Sequence[float]] = {
     "head": (1e-2, 3e-2, 1e-1),
     "full": (3e-5, 1e-4, 3e-4),
+    compare_peft.NAME: (3e-4, 1e-3, 3e-3),
     "lora": (3e-4, 1e-3, 3e-3),
     "aflora": (1e-3, 2e-3, 5e-3),
     "adalora": (1e-2, 3e-2, 1e-1),
@@ -135,28 +137,33 @@ def settings_of(run: Run, sizes: Sizes, files: tuple[Path, Path], folder: Path) 
     }
     if run.method == "head":  # full fine-tuning with the body frozen
         overrides["method"] = "head"
-    recipe = "full" if run.method == "head" else run.method
+    recipe = {"head": "full", compare_peft.NAME: "lora"}.get(run.method, run.method)
     return load_settings(find_recipe(f"{recipe}/minilm-{run.task}"), overrides)
 
 
 def perform(run: Run, sizes: Sizes, files: tuple[Path, Path], official: Path, folder: Path) -> Record:
-    """Trains, scores the saved run on the official validation file, and returns the record. A run that diverges has
+    """Trains, scores what was trained on the official validation file, and returns the record. A run that diverges has
     no scores."""
     torch.set_num_threads(1)
     clock, begun = CpuClock(), time.process_time()
     settings = settings_of(run, sizes, files, folder)
     record: Record = {**asdict(run), "sizes": asdict(sizes), "selection": None, "test": None}
     try:
-        made = train(settings, overwrite=True, display=clock)
-        _, found, _ = evaluate(folder, start=lambda _: lambda _: None, validation=str(official))
-        (test,) = found.values()
-        record |= {"metric": test.score.metric, "selection": made["score"]["value"], "test": test.score.value,
-                   "metrics": test.metrics, **costs(made)}  # fmt: skip
+        record |= (compare_peft.scores if run.method == compare_peft.NAME else scores)(settings, official, clock)
     except ArithmeticError as error:
         record["error"] = str(error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {**record, **circumstances(settings, clock, begun)}
+
+
+def scores(settings: RunSettings, official: Path, clock: CpuClock) -> Record:
+    """Trains, and scores the saved run on the official validation file."""
+    made = train(settings, overwrite=True, display=clock)
+    _, found, _ = evaluate(Path(settings.output_dir), start=lambda _: lambda _: None, validation=str(official))
+    (test,) = found.values()
+    return {"metric": test.score.metric, "selection": made["score"]["value"], "test": test.score.value,
+            "metrics": test.metrics, **costs(made)}  # fmt: skip
 
 
 def costs(made: dict[str, Any]) -> Record:

@@ -126,8 +126,10 @@ def _detail(records: Sequence[Record], task: str, method: str, rates: Sequence[f
     if not found:
         return [method, grid, "", score, "", "", ""]
     parameters = _parameters([record["parameters"] for record in found])
-    flops, seconds = (statistics.fmean(record[name] for record in found) for name in ("flops", "train_cpu_seconds"))
-    return [method, grid, short(found[0]["rate"]), score, parameters, f"{flops / 1e12:.2f}", f"{seconds:.0f}"]
+    flops = [record["flops"] / 1e12 for record in found if record["flops"] is not None]
+    seconds = statistics.fmean(record["train_cpu_seconds"] for record in found)
+    counted = f"{statistics.fmean(flops):.2f}" if flops else "not counted"
+    return [method, grid, short(found[0]["rate"]), score, parameters, counted, f"{seconds:.0f}"]
 
 
 def _selected(selection: dict[float, float | None], rate: float) -> str:

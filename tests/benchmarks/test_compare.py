@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tapertune.bench.prepare import prepare
 from tapertune.errors import TapertuneError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -145,9 +147,29 @@ def test_every_cell_has_a_recipe_and_a_rate_from_its_grid(module: Any, tmp_path:
             assert len(rates) == 3
             run = table.Run(task=task, method=method, rate=rates[1], seed=2)
             settings = runs.settings_of(run, sizes, files, tmp_path)
-            assert (settings.method.name, settings.task.name, settings.seed) == (method, task, 2)
+            trained = "lora" if method == "peft-lora" else method
+            assert (settings.method.name, settings.task.name, settings.seed) == (trained, task, 2)
             assert settings.training["learning_rate"] == rates[1]
             assert settings.task.max_length == sizes.max_length
+
+
+def test_pefts_lora_differs_from_ours_in_nothing_but_whose_it_is(module: Any, tmp_path: Path) -> None:
+    table, runs, by_peft = (module(name) for name in ("compare_table", "compare_runs", "compare_peft"))
+    rows = [{"sentence": text, "label": label} for text, label in [("good", 1), ("bad", 0), ("fine", 1), ("dull", 0)]]
+    files = (runs.write_rows(tmp_path / "train.jsonl", rows), runs.write_rows(tmp_path / "selection.jsonl", rows))
+    run = table.Run(task="sst2", method="peft-lora", rate=1e-3, seed=1)
+    settings = runs.settings_of(run, runs.TASKS["sst2"], files, tmp_path / "run")
+    prepared = prepare(settings)
+    ours, theirs = prepared.built, by_peft.with_peft(settings, prepared)
+    mine, other = (dict(built.model.named_parameters()) for built in (ours, theirs))
+    assert type(theirs.model.base_model).__name__ == "LoraModel"
+    assert set(ours.head) == set(theirs.head)
+    assert all(torch.equal(mine[name], other[name]) for name in ours.head)
+    assert sum(mine[name].numel() for name in ours.adapter) == sum(other[name].numel() for name in theirs.adapter)
+    assert theirs.model.peft_config["default"].lora_alpha == 16
+    found = by_peft.scores(settings, files[1], runs.CpuClock())
+    assert found["steps"] == 3 and found["parameters"]["end"] == 331_776
+    assert 0 <= found["selection"] == found["test"] <= 1
 
 
 def test_the_page_is_filled_between_its_markers(module: Any) -> None:

@@ -1,0 +1,89 @@
+"""The comparison's independent row: PEFT's own LoRA in the same modules, on the same batches, by the same Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compare_table import Record
+from peft import LoraConfig, get_peft_model
+from transformers.trainer_callback import PrinterCallback
+
+from tapertune.bench.display import Display
+from tapertune.bench.measure import forward_of, measure, metrics_of
+from tapertune.bench.models import Built, load_base
+from tapertune.bench.prepare import Prepared, prepare
+from tapertune.bench.quiet import quiet
+from tapertune.bench.settings import RunSettings
+from tapertune.bench.trainer import Checkpointing, Costs, RunTrainer
+from tapertune.tasks import data
+from tapertune.tasks.encode import encode
+from tapertune.tasks.kinds import get_kind
+
+NAME = "peft-lora"
+
+
+def scores(settings: RunSettings, official: Path, clock: Display) -> Record:
+    """Trains by the settings of a LoRA run and scores both validation files.
+
+    Raises:
+        ArithmeticError: the evaluation loss is not a finite number.
+    """
+    prepared = prepare(settings)
+    built = with_peft(settings, prepared)
+    trainer = trainer_of(prepared, built, clock)
+    with quiet():
+        trainer.train()
+    selection = measure(prepared.task, forward_of(trainer), next(iter(prepared.evaluation.values())))
+    splits = data.load_evaluation(
+        prepared.task, data=None, validation=str(official), validation_rows=None, skip_bad_rows=False
+    )
+    (split,) = splits.values()
+    rows = encode(prepared.task, split.examples, built.tokenizer, prepared.task.max_length, train=False)
+    test = measure(prepared.task, forward_of(trainer), rows)
+    if not (loss := test.metrics["loss"]) < float("inf"):
+        raise ArithmeticError(f"training diverged: the evaluation loss is {loss}")
+    size = sum(parameter.numel() for name, parameter in built.model.named_parameters() if name in built.adapter)
+    return {"metric": test.score.metric, "selection": selection.score.value, "test": test.score.value,
+            "metrics": test.metrics, "parameters": dict.fromkeys(("start", "average", "end"), size), "flops": None,
+            "steps": trainer.state.global_step}  # fmt: skip
+
+
+def with_peft(settings: RunSettings, prepared: Prepared) -> Built:
+    """The same base model and head with PEFT's LoRA where the prepared run has its own."""
+    ours = prepared.built
+    config, method = ours.model.peft_config["default"], settings.method
+    base, tokenizer, _ = load_base(
+        settings.model, settings.dtype, prepared.task, settings.seed, dropout=settings.head.dropout
+    )
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        target_modules=sorted(ours.model.targeted_module_names),
+        modules_to_save=config.modules_to_save,
+        task_type=config.task_type,
+    )
+    assert method.name == "lora" and not config.dropout, "the settings are those of LoRA without dropout"
+    model: Any = get_peft_model(base, lora)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    head = {name for name in trained if ".modules_to_save." in name}
+    return Built(model=model, tokenizer=tokenizer, head=tuple(head), adapter=tuple(trained - head), base=ours.base)
+
+
+def trainer_of(prepared: Prepared, built: Built, clock: Display) -> RunTrainer:
+    costs = Costs()
+    trainer = RunTrainer(
+        head=prepared.settings.head,
+        head_names=built.head,
+        costs=costs,
+        checkpointing=Checkpointing(costs),
+        measure=lambda trainer, rows: metrics_of(prepared.task, forward_of(trainer), rows),
+        model=built.model,
+        args=prepared.args,
+        train_dataset=prepared.train,
+        processing_class=built.tokenizer,
+        data_collator=get_kind(prepared.task.kind).collator(prepared.task, built.tokenizer, train=True),
+        callbacks=[clock],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
