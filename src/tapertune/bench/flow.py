@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..host import ChainLayer
-from ..host.naming import layer_index
+from ..host.naming import ROOT, layer_path
 from .quantized import weights
-
-_PEFT = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ def calls(model: nn.Module, head: Sequence[str], length: int) -> list[Call]:
             vectors = x.numel() // x.shape[-1]
             made.append(
                 Call(
-                    module=module.module_path if isinstance(module, ChainLayer) else name.removeprefix(_PEFT),
+                    module=module.module_path if isinstance(module, ChainLayer) else name.removeprefix(ROOT),
                     work=2.0 * weights(layer) * vectors,
                     vectors=vectors,
                     source=source,
@@ -124,10 +122,8 @@ def attention_products(made: Sequence[Call]) -> float:
     """
     layers: dict[str, list[Call]] = {}
     for call in made:
-        if not call.head and layer_index(call.module) is not None:
-            parts = call.module.split(".")
-            place = next(i for i, part in enumerate(parts) if part.isdigit())
-            layers.setdefault(".".join(parts[: place + 1]), []).append(call)
+        if not call.head and (layer := layer_path(call.module)) is not None:
+            layers.setdefault(layer, []).append(call)
     counts = []
     for inside in layers.values():
         grads = [call.output_grad for call in inside if call.source == inside[0].source]

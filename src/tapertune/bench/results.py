@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +13,7 @@ from ..errors import TapertuneError
 
 VERSION = 1
 FILE = "run.json"
+_Model = TypeVar("_Model", bound=BaseModel)
 Status = Literal["running", "done", "failed", "interrupted"]
 
 
@@ -117,19 +118,36 @@ def read_record(folder: Path) -> Record:
         TapertuneError: there is none, it is not JSON, it is of a newer schema, or a field is wrong.
     """
     path = folder / FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise TapertuneError(f"{path}: not JSON: {error}") from error
+    data = read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int):
         raise TapertuneError(f"{path}: not a run's record: it has no schema_version")
     if version > VERSION:
         raise TapertuneError(f"{path}: schema {version}; this tapertune reads up to {VERSION}")
+    return validated(Record, data, path)
+
+
+def read_json(path: Path) -> Any:
+    """
+    Raises:
+        TapertuneError: there is no such file, or it is not JSON.
+    """
     try:
-        return Record.model_validate(data)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TapertuneError(f"{path}: not JSON: {error}") from error
+
+
+def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
+    """What a file holds, as a model of that kind.
+
+    Raises:
+        TapertuneError: a field is wrong; the first one is named.
+    """
+    try:
+        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

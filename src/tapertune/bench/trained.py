@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from ..errors import TapertuneError
 from ..host.loading import load_adapter
+from ..host.naming import ROOT
 from ..tasks import Task
 from ..tasks.kinds import Forward, get_kind
 from . import processes
@@ -172,7 +173,7 @@ def _saved_names(path: Path) -> set[str]:
     if not file.is_file():
         raise TapertuneError(f"no weights {str(file)!r}")
     with safe_open(file, framework="pt") as weights:
-        return {name.removeprefix("base_model.model.") for name in weights.keys()}  # noqa: SIM118 (no mapping)
+        return {name.removeprefix(ROOT) for name in weights.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _labels_of_config(folder: Folder) -> tuple[str, ...]:

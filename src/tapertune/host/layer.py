@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,99 +13,16 @@ from peft.utils.quantization_utils import quantization_extra_repr
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..adapt.actuators import set_data
 from ..adapt.unfollowed import expects_a_controller
 from ..errors import TapertuneError
 from ..kernels import KERNELS, InputDropout, keep_mask, kernel_name
-from ..methods import Chain, Diagonal, Factor, Matrix, Method, get_method
+from ..methods import Chain, Diagonal, Factor, Method, get_method
 from .config import ChainConfig
 from .folding import folded, folded_forward
+from .holders import FactorWeight, SharedWeight, is_shared, shared_weights
 from .naming import module_kind
 from .nodes import Bound, bind, fuse, joinable
 from .siblings import Siblings
-
-
-@dataclass
-class Projection:
-    """A random projection that all modules of an adapter share, of the largest widths."""
-
-    tensor: Tensor
-
-
-class SharedWeight(nn.Module):
-    """One module's hold on a shared projection. The tensor is no parameter and no buffer of any module, as it belongs
-    to none of them: moving or casting one holder moves it for all.
-
-    Args:
-        projection: what is shared.
-        saved: whether this holder writes it to and reads it from checkpoints; one of the holders does, or none.
-    """
-
-    def __init__(self, projection: Projection, saved: bool) -> None:
-        super().__init__()
-        self.projection, self.saved = projection, saved
-
-    @property
-    def weight(self) -> Tensor:
-        return self.projection.tensor
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight":  # how transformers puts loaded weights in place
-            self.projection.tensor = value.detach()
-        else:
-            super().__setattr__(name, value)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SharedWeight:
-        moved = fn(self.weight)
-        # in float32 beside a half-precision base, as PEFT keeps an adapter's parameters
-        half = moved.dtype in (torch.float16, torch.bfloat16)
-        self.projection.tensor = self.weight.to(moved.device) if half else moved
-        return self
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        if self.saved:
-            destination[prefix + "weight"] = self.weight
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        loaded = state_dict.get(prefix + "weight")
-        if self.saved and loaded is not None:
-            if loaded.shape != self.weight.shape:
-                raise TapertuneError(
-                    f"{prefix}weight is saved with shape {tuple(loaded.shape)}; "
-                    f"this model needs {tuple(self.weight.shape)}"
-                )
-            with torch.no_grad():
-                self.weight.copy_(loaded)
-
-    def extra_repr(self) -> str:
-        return f"shape={tuple(self.weight.shape)}, shared"
-
-
-class FactorWeight(nn.Module):
-    """Holds one factor as ``weight``; never called. Its own module, so that sharding wraps it like any leaf.
-
-    Args:
-        weight: the factor.
-        rank_axis: the axis along which pruning may have shortened what is loaded, or None.
-    """
-
-    def __init__(self, weight: Tensor, rank_axis: int | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-        self.rank_axis = rank_axis
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Takes the shape of what is loaded, so that checkpoints from before and after pruning load into one model."""
-        loaded = state_dict.get(prefix + "weight")
-        if loaded is not None and self.rank_axis is not None and loaded.dim() == self.weight.dim():
-            shape = list(self.weight.shape)
-            shape[self.rank_axis] = loaded.shape[self.rank_axis]
-            if shape == list(loaded.shape) != list(self.weight.shape):
-                set_data(self.weight, self.weight.data.new_empty(shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def extra_repr(self) -> str:
-        return f"shape={tuple(self.weight.shape)}"
 
 
 class ChainLayer(nn.Module, BaseTunerLayer):
@@ -199,7 +115,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     def tensors(self, adapter_name: str) -> dict[str, Tensor]:
         """An adapter's factors by name, shared ones cut to this module's widths."""
         chain = self.chains[adapter_name]
-        own: dict[str, Tensor] = {f.name: self.factor(adapter_name, f.name) for f in chain if not _is_shared(f)}
+        own: dict[str, Tensor] = {f.name: self.factor(adapter_name, f.name) for f in chain if not is_shared(f)}
         if len(own) == len(chain.factors):
             return own
         dtype = next(iter(own.values())).dtype
@@ -373,30 +289,6 @@ class ChainLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return f"{self.method.name}.{super().__repr__()}"
-
-
-def _is_shared(factor: Factor) -> bool:
-    return isinstance(factor, Matrix) and factor.shared
-
-
-def shared_weights(chain: Chain, sizes: dict[str, Any], config: ChainConfig) -> dict[str, tuple[Projection, bool]]:
-    """The chain's shared projections, and whether the module that asks is the one to save them.
-
-    They are drawn once an adapter, in the chain's order, from the seed ``projection_prng_key`` of the settings, in
-    float32 on the CPU: the same numbers as PEFT's VeRA draws from the same key.
-    """
-    wanted = [f for f in chain if _is_shared(f)]
-    first = not config.projections
-    if wanted and first:
-        largest = {**sizes, **config.shared_sizes}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(getattr(config, "projection_prng_key", 0))
-            for factor in wanted:
-                tensor = torch.empty(factor.shape(largest), device="cpu")
-                factor.init(tensor)
-                config.projections[factor.name] = Projection(tensor)
-    saved = first and getattr(config, "save_projection", True)
-    return {f.name: (config.projections[f.name], saved) for f in wanted}
 
 
 @functools.cache

@@ -44,13 +44,28 @@ TARGETS: dict[str, list[str]] = {
 TARGETS["bloom"] = TARGETS["falcon"] = ["query_key_value", "self_attention.dense", "dense_h_to_4h", "dense_4h_to_h"]
 
 
+ROOT = "base_model.model."
+"""What PEFT puts before a module's path in the base model."""
+
+
+def layer_path(module: str) -> str | None:
+    """The path up to its first whole-number part.
+
+    >>> layer_path("encoder.layer.3.output.dense"), layer_path("lm_head")
+    ('encoder.layer.3', None)
+    """
+    parts = module.split(".")
+    return next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()), None)
+
+
 def layer_index(module: str) -> int | None:
     """The first whole-number part of a path.
 
     >>> layer_index("encoder.layer.3.output.dense"), layer_index("lm_head")
     (3, None)
     """
-    return next((int(part) for part in module.split(".") if part.isdigit()), None)
+    path = layer_path(module)
+    return None if path is None else int(path.rpartition(".")[2])
 
 
 def module_kind(module: str, d_in: int, d_out: int) -> str:
@@ -81,7 +96,6 @@ def row_label(module: str, factor: str) -> str:
 
 def _role(module: str) -> str:
     """The path behind the layer's number; the last part where there is none."""
-    parts = module.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    tail = parts[numbers[0] + 1 :] if numbers else parts[-1:]
-    return ".".join(tail) or module
+    path = layer_path(module)
+    tail = module.rpartition(".")[2] if path is None else module[len(path) + 1 :]
+    return tail or module

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..errors import TapertuneError, bad_value
 from ..host import ChainLayer, find_config
+from ..host.naming import ROOT
 from .checkpoint import base_input_widths
 from .folder import check_free, new_folder, write_json
-from .saved import CONFIG, ROOT, WEIGHTS, SavedAdapter, check, read_adapter, read_config
+from .saved import CONFIG, WEIGHTS, SavedAdapter, check, read_adapter, read_config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ..errors import TapertuneError
 from ..host import ChainConfig, config_class
-from ..host.layer import shared_weights
+from ..host.holders import shared_weights
+from ..host.naming import ROOT
 from ..methods import METHODS, Chain, Diagonal, Factor, Matrix
 from .folder import read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OURS = "TAPERTUNE_"
-ROOT = "base_model.model."
 
 Modules = dict[str, dict[str, Tensor]]
 InputWidths = Callable[[list[str]], Mapping[str, int]]

@@ -112,10 +112,8 @@ class _LinearsWithChains(torch.autograd.Function):
             places.append(here)
             at = _FIRST + i * _WIDTH
             if dy is not None and (needs[at + _MIDDLE] or needs[at + _UP]):
-                pushed = narrow[:, here]
-                out[at + _MIDDLE], out[at + _UP] = _behind(
-                    part, pushed, dy, scaling, needs[at + _MIDDLE], needs[at + _UP]
-                )
+                wants = needs[at + _MIDDLE], needs[at + _UP]
+                out[at + _MIDDLE], out[at + _UP] = _behind(part, narrow[:, here], dy, scaling, *wants)
             if wanted:
                 _pull(part, dy, scaling, pull[:, here])
         if downs:
@@ -126,7 +124,7 @@ class _LinearsWithChains(torch.autograd.Function):
                 if needs[_FIRST + i * _WIDTH + _DOWN]:
                     out[_FIRST + i * _WIDTH + _DOWN] = pushed[here]
         if needs[0]:
-            dx = None if mask is None else masked(pull.mm(_stacked(parts)), mask.view(-1, ctx.shape[-1]))
+            dx = None if mask is None else _under(pull.mm(_stacked(parts)), mask)
             for part, dy in zip(parts, dys, strict=True):
                 if dy is not None:
                     dx = dy.mm(part[0]) if dx is None else torch.addmm(dx, dy, part[0], out=dx)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -211,7 +212,7 @@ class Chain:
 
     def parameter_count(self, sizes: Sizes, names: Collection[str] | None = None) -> int:
         """Parameters of the named factors (all, when None) in one adapted layer."""
-        return sum(_numel(f.shape(sizes)) for f in self.factors if names is None or f.name in names)
+        return sum(math.prod(f.shape(sizes)) for f in self.factors if names is None or f.name in names)
 
     def flops_per_token(
         self,
@@ -238,7 +239,7 @@ class Chain:
             steps = [(2 * width * d, 0, any(f.name in trains for f in side)) for d, side in sides]
         else:
             steps = [
-                (2 * _numel(f.shape(sizes)), 0, f.name in trains)
+                (2 * math.prod(f.shape(sizes)), 0, f.name in trains)
                 if isinstance(f, Matrix)
                 else (0, sizes[f.n], f.name in trains)
                 for f in self.factors
@@ -276,7 +277,7 @@ class Chain:
             for factor in side:
                 trained = factor.name in trains
                 if isinstance(factor, Matrix):
-                    product = 2 * _numel(factor.shape(sizes)) * columns
+                    product = 2 * math.prod(factor.shape(sizes)) * columns
                     flops += Flops(product, 0, product * (needed + trained))
                     columns = columns or sizes[factor.n_in]
                 needed = needed or trained
@@ -304,13 +305,6 @@ class Chain:
 
     def _symbolic_cut(self, sizes: Sizes) -> int:
         return self._cut({name: torch.empty(shape, device="meta") for name, shape in self.shapes(sizes).items()})
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count
 
 
 def _fold(factors: tuple[Factor, ...], tensors: Tensors) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...adapt import optimizer_bytes
-from ...host.layer import SharedWeight
+from ...host.holders import SharedWeight
 from ...kernels import pass_flops
 from ..adapted import adapted_layers
 from .contestant import Contestant

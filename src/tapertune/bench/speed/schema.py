@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ...errors import TapertuneError
-from ..results import Git, Hardware, write_json
+from ..results import Git, Hardware, read_json, validated, write_json
 from .setting import Setting
 
 VERSION = 1
@@ -153,21 +152,11 @@ def read_speed(path: Path) -> SpeedFile:
     Raises:
         TapertuneError: there is no such file, or it is no result of this schema.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise TapertuneError(f"{path}: not JSON: {error}") from error
+    data = read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != VERSION:
         raise TapertuneError(f"{path}: schema_version is {version!r}; this tapertune reads {VERSION}")
-    try:
-        return SpeedFile.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise TapertuneError(f"{path}: {field}: {first['msg']}") from error
+    return validated(SpeedFile, data, path)
 
 
 def write_speed(path: Path, file: SpeedFile) -> None:

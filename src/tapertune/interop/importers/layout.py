@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import TapertuneError
-from ..saved import ROOT, Modules
+from ...host.naming import ROOT
+from ..saved import Modules
 from .source import Source
 
 

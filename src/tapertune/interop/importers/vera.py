@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...host import make_config
-from ...host.layer import shared_weights
+from ...host.holders import shared_weights
 from .layout import Format, Imported, check_rank_field, need_factors, peft_fields, peft_key, saved_modules, split_keys
 from .source import Source
 
