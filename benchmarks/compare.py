@@ -1,4 +1,4 @@
-"""Compares the methods on small samples with small models, and fills the tables in docs/results.md.
+"""Compares the methods on small samples with small models, and fills the tables in docs/results.md and README.
 
     python benchmarks/compare.py glue --data DIR [--shard 0/2] [--scratch DIR]
     python benchmarks/compare.py arithmetic --data DIR [--scratch DIR]
@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compare_arithmetic import arithmetic_table, run_arithmetic
@@ -28,19 +28,17 @@ from tapertune.errors import TapertuneError, bad_value
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 GLUE, ARITHMETIC = RESULTS / "minilm.jsonl", RESULTS / "smollm2.jsonl"
-PAGE = ROOT / "docs" / "results.md"
+PAGE, FRONT = ROOT / "docs" / "results.md", ROOT / "README.md"
 
 
 def page() -> None:
-    """Writes the tables into the page, between their markers."""
+    """Writes the tables into the page, and the first into README too, between their markers."""
     glue, arithmetic = of_these_sizes(read_records(GLUE)), read_records(ARITHMETIC)
     parts = {"overview": overview(glue, list(TASKS), GRIDS)}
     parts |= {task: details(glue, task, GRIDS) for task in TASKS}
     parts |= {"arithmetic": arithmetic_table(arithmetic), "machine": machine([*glue, *arithmetic])}
-    text = PAGE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = filled(text, name, part)
-    write_text(PAGE, text)
+    fill(PAGE, parts)
+    fill(FRONT, {"overview": parts["overview"]})
 
 
 def machine(records: Sequence[Record]) -> str:
@@ -51,6 +49,13 @@ def machine(records: Sequence[Record]) -> str:
     commits = sorted({str(record["commit"])[:12] for record in records})
     parts = [f"{len(records)} runs, {minutes:.0f} CPU-minutes with their evaluations", *where, *made]
     return f"{'; '.join(parts)}; commit {', '.join(commits)}.\n"
+
+
+def fill(page: Path, parts: Mapping[str, str]) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = filled(text, name, part)
+    write_text(page, text)
 
 
 def filled(text: str, name: str, part: str) -> str:

@@ -64,7 +64,8 @@ def with_peft(settings: RunSettings, prepared: Prepared) -> Built:
         task_type=config.task_type,
     )
     assert method.name == "lora" and not config.dropout, "the settings are those of LoRA without dropout"
-    model: Any = get_peft_model(base, lora)
+    with quiet():
+        model: Any = get_peft_model(base, lora)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     head = {name for name in trained if ".modules_to_save." in name}
     return Built(model=model, tokenizer=tokenizer, head=tuple(head), adapter=tuple(trained - head), base=ours.base)
