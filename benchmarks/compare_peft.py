@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from compare_table import Record
 from peft import LoraConfig, get_peft_model
-from transformers.trainer_callback import PrinterCallback
 
 from tapertune.bench.display import Display
-from tapertune.bench.measure import forward_of, measure, metrics_of
+from tapertune.bench.measure import forward_of, measure
 from tapertune.bench.models import Built, load_base
 from tapertune.bench.prepare import Prepared, prepare
 from tapertune.bench.quiet import quiet
+from tapertune.bench.runner import trainer_of
 from tapertune.bench.settings import RunSettings
-from tapertune.bench.trainer import Checkpointing, Costs, RunTrainer
+from tapertune.bench.trainer import Checkpointing, Costs
 from tapertune.tasks import data
 from tapertune.tasks.encode import encode
-from tapertune.tasks.kinds import get_kind
 
 NAME = "peft-lora"
 
@@ -31,7 +31,7 @@ def scores(settings: RunSettings, official: Path, clock: Display) -> Record:
     """
     prepared = prepare(settings)
     built = with_peft(settings, prepared)
-    trainer = trainer_of(prepared, built, clock)
+    trainer = trainer_of(replace(prepared, built=built), Checkpointing(Costs()), [clock])
     with quiet():
         trainer.train()
     selection = measure(prepared.task, forward_of(trainer), next(iter(prepared.evaluation.values())))
@@ -69,22 +69,3 @@ def with_peft(settings: RunSettings, prepared: Prepared) -> Built:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     head = {name for name in trained if ".modules_to_save." in name}
     return Built(model=model, tokenizer=tokenizer, head=tuple(head), adapter=tuple(trained - head), base=ours.base)
-
-
-def trainer_of(prepared: Prepared, built: Built, clock: Display) -> RunTrainer:
-    costs = Costs()
-    trainer = RunTrainer(
-        head=prepared.settings.head,
-        head_names=built.head,
-        costs=costs,
-        checkpointing=Checkpointing(costs),
-        measure=lambda trainer, rows: metrics_of(prepared.task, forward_of(trainer), rows),
-        model=built.model,
-        args=prepared.args,
-        train_dataset=prepared.train,
-        processing_class=built.tokenizer,
-        data_collator=get_kind(prepared.task.kind).collator(prepared.task, built.tokenizer, train=True),
-        callbacks=[clock],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer

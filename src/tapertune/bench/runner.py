@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
@@ -118,22 +120,7 @@ def _train(
     adapts = settings.method.name not in BASELINES
     watcher: Any = TapertuneCallback() if adapts else PlainEvents(folder, settings.method.name, adapter, head)
     shown = [] if display is None else [display]
-    # The adapter's start has drawn random numbers, how many differs by method; Trainer seeds anew when it is made.
-    trainer = RunTrainer(
-        head=settings.head,
-        head_names=built.head,
-        costs=costs,
-        checkpointing=checkpointing,
-        model=built.model,
-        args=prepared.args,
-        train_dataset=prepared.train,
-        eval_dataset=next(iter(prepared.evaluation.values())),
-        processing_class=built.tokenizer,
-        data_collator=get_kind(prepared.task.kind).collator(prepared.task, built.tokenizer, train=True),
-        measure=lambda trainer, rows: metrics_of(prepared.task, forward_of(trainer), rows),
-        callbacks=[watcher, Clock(costs), *shown, checkpointing],
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = trainer_of(prepared, checkpointing, [watcher, Clock(costs), *shown])
     if display is not None:
         display.watch(watcher.progress if not adapts else lambda: watcher.controller.progress())
     try:
@@ -146,6 +133,28 @@ def _train(
         record = record.model_copy(update={"rows": rows})
     parameters = _counts(watcher.controller.summary() if adapts else None, adapter, head, built.base)
     return finish(prepared, trainer, record, costs, parameters, folder)
+
+
+def trainer_of(prepared: Prepared, checkpointing: Checkpointing, callbacks: Sequence[TrainerCallback]) -> RunTrainer:
+    """The trainer of a prepared run; these callbacks are called before ``checkpointing``."""
+    # The adapter's start has drawn random numbers, how many differs by method; Trainer seeds anew when it is made.
+    built = prepared.built
+    trainer = RunTrainer(
+        head=prepared.settings.head,
+        head_names=built.head,
+        costs=checkpointing.costs,
+        checkpointing=checkpointing,
+        model=built.model,
+        args=prepared.args,
+        train_dataset=prepared.train,
+        eval_dataset=next(iter(prepared.evaluation.values())),
+        processing_class=built.tokenizer,
+        data_collator=get_kind(prepared.task.kind).collator(prepared.task, built.tokenizer, train=True),
+        measure=lambda trainer, rows: metrics_of(prepared.task, forward_of(trainer), rows),
+        callbacks=[*callbacks, checkpointing],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _counts(summary: dict[str, Any] | None, adapter: int, head: int, base: int) -> Parameters:
