@@ -93,7 +93,7 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where runs lie")
     commands.choices["glue"].add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     commands.choices["glue"].add_argument("--shard", default="0/1", help="this process's part, such as 0/2")
-    commands.add_parser("page", help="fill the tables in docs/results.md from the records")
+    commands.add_parser("page", help="fill the tables in docs/results.md and README from the records")
     return parser.parse_args(arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,15 @@ def scores(settings: RunSettings, official: Path, clock: Display) -> Record:
         ArithmeticError: the evaluation loss is not a finite number.
     """
     prepared = prepare(settings)
-    built = with_peft(settings, prepared)
+    built = with_peft(prepared)
     trainer = trainer_of(replace(prepared, built=built), Checkpointing(Costs()), [clock])
     with quiet():
         trainer.train()
     selection = measure(prepared.task, forward_of(trainer), next(iter(prepared.evaluation.values())))
-    splits = data.load_evaluation(
-        prepared.task, data=None, validation=str(official), validation_rows=None, skip_bad_rows=False
-    )
-    (split,) = splits.values()
+    (split,) = data.load_evaluation(prepared.task, validation=str(official)).values()
     rows = encode(prepared.task, split.examples, built.tokenizer, prepared.task.max_length, train=False)
     test = measure(prepared.task, forward_of(trainer), rows)
-    if not (loss := test.metrics["loss"]) < float("inf"):
+    if not math.isfinite(loss := test.metrics["loss"]):
         raise ArithmeticError(f"training diverged: the evaluation loss is {loss}")
     size = sum(parameter.numel() for name, parameter in built.model.named_parameters() if name in built.adapter)
     return {"metric": test.score.metric, "selection": selection.score.value, "test": test.score.value,
@@ -49,10 +47,11 @@ def scores(settings: RunSettings, official: Path, clock: Display) -> Record:
             "steps": trainer.state.global_step}  # fmt: skip
 
 
-def with_peft(settings: RunSettings, prepared: Prepared) -> Built:
+def with_peft(prepared: Prepared) -> Built:
     """The same base model and head with PEFT's LoRA where the prepared run has its own."""
-    ours = prepared.built
-    config, method = ours.model.peft_config["default"], settings.method
+    settings, ours = prepared.settings, prepared.built
+    config = ours.model.peft_config["default"]
+    assert settings.method.name == "lora" and not config.dropout, "the settings are those of LoRA without dropout"
     base, tokenizer, _ = load_base(
         settings.model, settings.dtype, prepared.task, settings.seed, dropout=settings.head.dropout
     )
@@ -63,7 +62,6 @@ def with_peft(settings: RunSettings, prepared: Prepared) -> Built:
         modules_to_save=config.modules_to_save,
         task_type=config.task_type,
     )
-    assert method.name == "lora" and not config.dropout, "the settings are those of LoRA without dropout"
     with quiet():
         model: Any = get_peft_model(base, lora)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -116,8 +116,9 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def samples(data: Path, task: str, sizes: Sizes, folder: Path) -> tuple[Path, Path]:
+def samples(data: Path, task: str, folder: Path) -> tuple[Path, Path]:
     """Files of a task's training rows and selection rows."""
+    sizes = TASKS[task]
     rows, known = rows_of(data / task / "train.jsonl"), rows_of(data / task / "validation.jsonl")
     parts = draw(rows, get_task(task).text, known, [sizes.train, sizes.selection])
     return write_rows(folder / f"{task}-train.jsonl", parts[0]), write_rows(
@@ -125,9 +126,9 @@ def samples(data: Path, task: str, sizes: Sizes, folder: Path) -> tuple[Path, Pa
     )
 
 
-def settings_of(run: Run, sizes: Sizes, files: tuple[Path, Path], folder: Path) -> RunSettings:
+def settings_of(run: Run, files: tuple[Path, Path], folder: Path) -> RunSettings:
     """A run's settings: its method's recipe with the sizes, the precision, the rate and the seed of this comparison."""
-    task = {"train": str(files[0]), "validation": str(files[1]), "max_length": sizes.max_length}
+    task = {"train": str(files[0]), "validation": str(files[1]), "max_length": TASKS[run.task].max_length}
     overrides: dict[str, Any] = {
         **{f"task.{name}": value for name, value in task.items()},
         **{f"training.{name}": value for name, value in TRAINING.items()},
@@ -141,13 +142,13 @@ def settings_of(run: Run, sizes: Sizes, files: tuple[Path, Path], folder: Path) 
     return load_settings(find_recipe(f"{recipe}/minilm-{run.task}"), overrides)
 
 
-def perform(run: Run, sizes: Sizes, files: tuple[Path, Path], official: Path, folder: Path) -> Record:
+def perform(run: Run, files: tuple[Path, Path], official: Path, folder: Path) -> Record:
     """Trains, scores what was trained on the official validation file, and returns the record. A run that diverges has
     no scores."""
     torch.set_num_threads(1)
     clock, begun = CpuClock(), time.process_time()
-    settings = settings_of(run, sizes, files, folder)
-    record: Record = {**asdict(run), "sizes": asdict(sizes), "selection": None, "test": None}
+    settings = settings_of(run, files, folder)
+    record: Record = {**asdict(run), "sizes": asdict(TASKS[run.task]), "selection": None, "test": None}
     try:
         record |= (compare_peft.scores if run.method == compare_peft.NAME else scores)(settings, official, clock)
     except ArithmeticError as error:
@@ -206,12 +207,12 @@ def run_all(data: Path, tasks: Sequence[str], shard: tuple[int, int], scratch: P
     number, count = shard
     scratch.mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        sizes, official = TASKS[task], data / task / "validation.jsonl"
+        official = data / task / "validation.jsonl"
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            files = samples(data, task, sizes, Path(folder))
+            files = samples(data, task, Path(folder))
             for method in list(GRIDS)[number::count]:
                 while runs := runs_left(of_these_sizes(read_records(records)), task, method, GRIDS[method]):
-                    record = perform(runs[0], sizes, files, official, Path(folder) / "run")
+                    record = perform(runs[0], files, official, Path(folder) / "run")
                     append(records, record)
                     print(f"{runs[0]}: selection {record['selection']}, test {record['test']}", flush=True)
                     gc.collect()  # a trainer and its model refer to each other

@@ -146,7 +146,7 @@ def test_every_cell_has_a_recipe_and_a_rate_from_its_grid(module: Any, tmp_path:
         for method, rates in runs.GRIDS.items():
             assert len(rates) == 3
             run = table.Run(task=task, method=method, rate=rates[1], seed=2)
-            settings = runs.settings_of(run, sizes, files, tmp_path)
+            settings = runs.settings_of(run, files, tmp_path)
             trained = "lora" if method == "peft-lora" else method
             assert (settings.method.name, settings.task.name, settings.seed) == (trained, task, 2)
             assert settings.training["learning_rate"] == rates[1]
@@ -158,9 +158,9 @@ def test_pefts_lora_differs_from_ours_in_nothing_but_whose_it_is(module: Any, tm
     rows = [{"sentence": text, "label": label} for text, label in [("good", 1), ("bad", 0), ("fine", 1), ("dull", 0)]]
     files = (runs.write_rows(tmp_path / "train.jsonl", rows), runs.write_rows(tmp_path / "selection.jsonl", rows))
     run = table.Run(task="sst2", method="peft-lora", rate=1e-3, seed=1)
-    settings = runs.settings_of(run, runs.TASKS["sst2"], files, tmp_path / "run")
+    settings = runs.settings_of(run, files, tmp_path / "run")
     prepared = prepare(settings)
-    ours, theirs = prepared.built, by_peft.with_peft(settings, prepared)
+    ours, theirs = prepared.built, by_peft.with_peft(prepared)
     mine, other = (dict(built.model.named_parameters()) for built in (ours, theirs))
     assert type(theirs.model.base_model).__name__ == "LoraModel"
     assert set(ours.head) == set(theirs.head)

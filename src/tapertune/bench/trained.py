@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from . import processes
 from .blocks import TaskBlock
 from .models import load_base
 from .quiet import quiet
-from .results import FILE, read_record, write_json
+from .results import FILE, read_json, read_record, write_json
 from .settings import RunSettings, check_settings
 
 TASK_FILE = "task.json"
@@ -82,11 +81,11 @@ def open_folder(path: Path, base: str | None = None) -> Folder:
     if not adapter and not (path / MODEL).is_file():
         raise TapertuneError(f"{str(path)!r} holds neither an adapter ({ADAPTER}) nor a model ({MODEL})")
     settings = check_settings(read_record(path).settings) if (path / FILE).is_file() else None
-    known = _read(path / TASK_FILE) if (path / TASK_FILE).is_file() else {}
+    known = read_json(path / TASK_FILE) if (path / TASK_FILE).is_file() else {}
     if not adapter:
         found = str(path)
     else:
-        found = base or (settings.model if settings else _read(path / ADAPTER).get("base_model_name_or_path"))
+        found = base or (settings.model if settings else read_json(path / ADAPTER).get("base_model_name_or_path"))
     if not found:
         raise TapertuneError(f"the adapter in {str(path)!r} does not say what its base model is: name it with --base")
     labels, metrics = (tuple(known.get(name, ())) for name in ("labels", "metrics"))
@@ -141,7 +140,7 @@ def load_trained(folder: Folder, task: Task, seed: int = 0) -> tuple[Any, Any]:
 def _check_trained_for(folder: Folder, task: Task) -> None:
     """Raises TapertuneError if the folder's own files say that it was trained for another kind of task."""
     kind = get_kind(task.kind)
-    known = _read(folder.path / ADAPTER).get("task_type") if folder.is_adapter else None
+    known = read_json(folder.path / ADAPTER).get("task_type") if folder.is_adapter else None
     if known not in (None, kind.task_type):
         raise TapertuneError(
             f"the adapter in {str(folder.path)!r} was trained for {known}; task {task.name!r} is {kind.task_type}"
@@ -182,10 +181,3 @@ def _labels_of_config(folder: Folder) -> tuple[str, ...]:
     if folder.is_adapter or all(name.startswith("LABEL_") for name in names):
         raise TapertuneError("the names of the classes are not known: list them with --task.labels, as in training")
     return names
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TapertuneError(f"cannot read {str(path)!r}: {error}") from error
