@@ -8,7 +8,7 @@ from torch import nn
 from ..host import ChainLayer
 from ..host.folding import folds_now
 from ..host.nodes import fusable
-from ..kernels import Adapted, kernel_name
+from ..kernels import ONE_NODE, Adapted, kernel_name
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -39,7 +39,7 @@ def _numbers(layer: ChainLayer, adapter: str) -> Adapted:
     assert isinstance(weight, torch.Tensor), "a linear layer has a weight"
     x = torch.empty(0, layer.in_features, dtype=weight.dtype, device=weight.device)
     kernel = kernel_name()
-    if kernel == "fused" and not fusable(layer, x, adapter):
+    if kernel in ONE_NODE and not fusable(layer, x, adapter):
         kernel = "folded"
     return Adapted(
         chain=chain,

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..adapt.unfollowed import expects_a_controller
 from ..errors import TapertuneError
-from ..kernels import KERNELS, InputDropout, keep_mask, kernel_name
+from ..kernels import KERNELS, ONE_NODE, InputDropout, keep_mask, kernel_name
 from ..methods import Chain, Diagonal, Factor, Method, get_method
 from .config import ChainConfig
 from .folding import folded, folded_forward
@@ -149,7 +149,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             if folded(self) is not None and (one := folded_forward(self, x)) is not None:
                 return one
             bound = bind(self)
-            if bound is not None and kernel_name() == "fused" and bound.fits(self, x):
+            if bound is not None and kernel_name() in ONE_NODE and bound.fits(self, x):
                 adapter = bound.adapter
                 return self.siblings.take(
                     self,

@@ -2,12 +2,12 @@
 
     y_i = x W_i' + c_i + s_i (((x * mask) down_i') * middle_i) up_i'
 
-Each chain's product is added into its base's output in place, so that no second d_out-wide tensor exists. Backward
-forms each of its products with the output gradients once, and adds up the input's gradient in place. Kept for backward:
-the r-wide products only while something behind them trains; the input only while a ``down`` does and its producer
-cannot make it again (see ``producer``); the dropout mask, where there is one, as a byte an element. ``down``,
-``middle`` and ``up`` are the chain folded around its narrowest place (``Chain.split``); their gradients flow on into
-the factors through the folds.
+Each base's product is added to its chain's output in place, so that no second d_out-wide tensor exists. Backward forms
+each of its products with the output gradients once, and adds up the input's gradient in place. The products with narrow
+factors are ``narrow``'s. Kept for backward: the r-wide products only while something behind them trains; the input only
+while a ``down`` does and its producer cannot make it again (see ``producer``); the dropout mask, where there is one, as
+a byte an element. ``down``, ``middle`` and ``up`` are the chain folded around its narrowest place (``Chain.split``);
+their gradients flow on into the factors through the folds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from ..methods import Chain
 from ..methods.base import Tensors
-from .dropout import masked
-from .producer import rebuilder
+from .narrow import Factor, products
+from .producer import Again, rebuilder
 
 
 class Part(NamedTuple):
@@ -71,18 +71,16 @@ class _LinearsWithChains(torch.autograd.Function):
     ) -> Tensor | tuple[Tensor, ...]:
         parts = _parts(flat)
         rows = x.reshape(-1, x.shape[-1])
-        narrow = _under(rows, mask).mm(_stacked(parts).T)
+        with_narrow = products(rows, *(part[_DOWN] for part in parts))
+        narrow = with_narrow.project(rows, mask, _stacked(parts))
         outputs, end = [], 0
         for (weight, bias, down, middle, up), scaling in zip(parts, scalings, strict=True):
             begin, end = end, end + down.shape[0]
-            y = x.new_empty(*x.shape[:-1], weight.shape[0])
-            wide, z = y.view(-1, weight.shape[0]), narrow[:, begin:end]
-            if bias is None:
-                torch.mm(rows, weight.T, out=wide)
-            else:
-                torch.addmm(bias, rows, weight.T, out=wide)
+            # the narrow product first, so that the base layer's adds to it as it would have to a bias
+            y = with_narrow.spread(narrow[:, begin:end], Factor(up.T, middle, scaling), bias)
             # in place; unlike addmm_, operation counters see it
-            torch.addmm(wide, z if middle is None else z * middle, up.T, alpha=scaling, out=wide)
+            torch.addmm(y, rows, weight.T, out=y)
+            y = y.view(*x.shape[:-1], weight.shape[0])
             outputs.append(y)
         downs, behind = _trains(ctx.needs_input_grad)
         ctx.rebuild = rebuild if downs else None
@@ -105,32 +103,34 @@ class _LinearsWithChains(torch.autograd.Function):
         rows, narrow, mask, *flat = ctx.saved_tensors
         parts, (downs, _) = _parts(flat), _trains(needs)
         wanted = needs[0] or downs
+        with_narrow = products(some, *(part[_DOWN] for part in parts))
         pull = some.new_empty(some.shape[0], sum(part[_DOWN].shape[0] for part in parts) if wanted else 0)
         places, end = [], 0
         for i, (part, dy, scaling) in enumerate(zip(parts, dys, ctx.scalings, strict=True)):
             here = slice(end, end := end + part[_DOWN].shape[0])
             places.append(here)
+            u = pull[:, here] if wanted else None
+            if dy is None:
+                if u is not None:
+                    u.zero_()
+                continue
             at = _FIRST + i * _WIDTH
-            if dy is not None and (needs[at + _MIDDLE] or needs[at + _UP]):
-                wants = needs[at + _MIDDLE], needs[at + _UP]
-                out[at + _MIDDLE], out[at + _UP] = _behind(part, narrow[:, here], dy, scaling, *wants)
-            if wanted:
-                _pull(part, dy, scaling, pull[:, here])
+            wants = needs[at + _MIDDLE], needs[at + _UP]
+            factor = Factor(part[_UP].T, part[_MIDDLE], scaling)
+            seen = with_narrow.pull(dy, factor, u, narrow[:, here] if True in wants else None)
+            if seen is not None:
+                out[at + _MIDDLE], out[at + _UP] = _behind(part, seen, *wants)
         if downs:
-            if ctx.rebuild is not None:
-                rows = ctx.rebuild(ctx.next_functions[0][0]).reshape(some.shape[0], -1)
-            pushed = pull.T.mm(_under(rows, mask))
+            kept = rows if ctx.rebuild is None else Again(ctx.rebuild, ctx.next_functions[0][0])
+            pushed = with_narrow.gather(pull, kept, mask)
             for i, here in enumerate(places):
                 if needs[_FIRST + i * _WIDTH + _DOWN]:
                     out[_FIRST + i * _WIDTH + _DOWN] = pushed[here]
         if needs[0]:
-            dx = None if mask is None else _under(pull.mm(_stacked(parts)), mask)
+            dx = with_narrow.spread(pull, Factor(_stacked(parts)), mask=mask)
             for part, dy in zip(parts, dys, strict=True):
                 if dy is not None:
-                    dx = dy.mm(part[0]) if dx is None else torch.addmm(dx, dy, part[0], out=dx)
-            assert dx is not None, "some output has a gradient"
-            if mask is None:
-                torch.addmm(dx, pull, _stacked(parts), out=dx)
+                    torch.addmm(dx, dy, part[0], out=dx)
             out[0] = dx.view(ctx.shape)
         return tuple(out)
 
@@ -146,34 +146,14 @@ def _trains(needs: Sequence[bool]) -> tuple[bool, bool]:
 
 
 def _behind(
-    part: Sequence[Any], narrow: Tensor, dy: Tensor, scaling: float, wants_middle: bool, wants_up: bool
+    part: Sequence[Any], seen: Tensor, wants_middle: bool, wants_up: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of ``middle`` and ``up``."""
-    # this orientation of the product is several times faster than its transpose for a narrow rank
-    seen = narrow.T.mm(dy)
-    if scaling != 1.0:
-        seen.mul_(scaling)
+    """Gradients of ``middle`` and ``up``, from the product of what they are given and the output's gradient."""
     middle, up = part[_MIDDLE], part[_UP]
     d_middle = (seen * up.T).sum(1) if wants_middle else None
     if not wants_up:
         return d_middle, None
     return d_middle, (seen if middle is None else seen.mul_(middle.unsqueeze(1))).T
-
-
-def _pull(part: Sequence[Any], dy: Tensor | None, scaling: float, out: Tensor) -> None:
-    """The gradient of ``x down'``, into its columns."""
-    if dy is None:
-        out.zero_()
-        return
-    torch.mm(dy, part[_UP], out=out)
-    if part[_MIDDLE] is not None:
-        out.mul_(part[_MIDDLE])
-    if scaling != 1.0:
-        out.mul_(scaling)
-
-
-def _under(rows: Tensor, mask: Tensor | None) -> Tensor:
-    return rows if mask is None else masked(rows, mask.view(rows.shape))
 
 
 def _stacked(parts: Sequence[Sequence[Any]]) -> Tensor:

@@ -9,7 +9,7 @@ only their owner knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,32 @@ from torch import Tensor
 
 Rebuild = Callable[[Any], Tensor]
 """From a tensor's autograd node to the tensor, before that node has run backward."""
+
+
+class Again(NamedTuple):
+    """A tensor that is made again from its node."""
+
+    rebuild: Rebuild
+    node: Any
+
+    def make(self) -> Tensor:
+        return self.rebuild(self.node)
+
+    def normed(self) -> tuple[Tensor, ...] | None:
+        """Input, mean, reciprocal standard deviation, weight and bias, where a layer norm over the last dimension made
+        the tensor, all of one dtype and one element after another."""
+        if self.node.name() != "NativeLayerNormBackward0":
+            return None
+        parts = tuple(getattr(self.node, name) for name in _NORM)
+        if any(part is None or part.dtype != parts[0].dtype or not part.is_contiguous() for part in parts):
+            return None
+        return parts if parts[3].shape == parts[0].shape[-1:] else None
+
+    def activated(self) -> Tensor | None:
+        """What a GELU (the exact one) was applied to, where that made the tensor."""
+        if self.node.name() != "GeluBackward0" or self.node._saved_approximate != "none":
+            return None
+        return self.node._saved_self
 
 
 def rebuilder(x: Tensor) -> Rebuild | None:
@@ -78,11 +104,10 @@ def _silu(node: Any) -> Tensor:
     return F.silu(node._saved_self)
 
 
+_NORM = ("_saved_input", "_saved_result1", "_saved_result2", "_saved_weight", "_saved_bias")
+
 _KNOWN: dict[str, tuple[Rebuild, Sequence[str]]] = {
-    "NativeLayerNormBackward0": (
-        _layer_norm,
-        ("_raw_saved_input", "_raw_saved_result1", "_raw_saved_result2", "_raw_saved_weight", "_raw_saved_bias"),
-    ),
+    "NativeLayerNormBackward0": (_layer_norm, tuple(f"_raw{name}" for name in _NORM)),
     "GeluBackward0": (_gelu, ("_raw_saved_self",)),
     "SiluBackward0": (_silu, ("_raw_saved_self",)),
 }

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ..methods import Chain
 from .choice import Work, cheapest
+from .selection import ONE_NODE
 from .vectors import Form, around_vectors
 
 Way = Literal["chain", "folded"]
@@ -59,7 +60,7 @@ class Adapted:
             return self._count(tokens, input_grad, "chain", "chain")
         if not self.chain.linear:  # in half precision, the update is applied in a product of its own
             return self._count(tokens, input_grad, "chain" if self.half else "folded", "folded")
-        form = self.form(tokens, input_grad) if self.kernel == "fused" else None
+        form = self.form(tokens, input_grad) if self.kernel in ONE_NODE else None
         if form is not None:
             return self._work(tokens, input_grad).flops(form)
         return self._count(tokens, input_grad, "folded", "folded")
@@ -95,12 +96,12 @@ def pass_flops(layers: Sequence[Adapted], tokens: int, *, input_grad: bool) -> i
         tokens: rows of the input.
         input_grad: whether the input asks for a gradient.
     """
-    free = [layer for layer in layers if layer.kernel == "fused" and not layer.one_weight]
+    free = [layer for layer in layers if layer.kernel in ONE_NODE and not layer.one_weight]
     # the first takes along those that can join; one that cannot makes all of them go by themselves
     if len(free) < 2 or any(not layer.chain.linear or layer.form(tokens, input_grad) for layer in free[1:]):
         return sum(layer.flops(tokens, input_grad) for layer in layers)
     downs = any(layer.trains_down for layer in free)
-    alone = [layer for layer in layers if layer.kernel != "fused" or layer.one_weight]
+    alone = [layer for layer in layers if layer.kernel not in ONE_NODE or layer.one_weight]
     return sum(layer.joined_flops(tokens, input_grad, downs) for layer in free) + sum(
         layer.flops(tokens, input_grad) for layer in alone
     )

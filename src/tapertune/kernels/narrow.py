@@ -1,0 +1,205 @@
+"""Products of activations (n, w) with narrow factors (r, w), in torch's own operations or compiled (``native``).
+
+Both do the same operations. torch's read an activation once for each product; the compiled ones once for all that are
+wanted of it, and make an input again on the way to its product. They serve float32 and float64 on a processor. Where
+something looks on at torch's operations (a counter, a tracer), torch's are called, so that it sees them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .dropout import masked
+from .native import library
+from .producer import Again
+from .selection import kernel_name
+
+
+class Factor(NamedTuple):
+    """``scaling * diag(middle) matrix`` of a matrix (r, w), in any layout."""
+
+    matrix: Tensor
+    middle: Tensor | None = None
+    scaling: float = 1.0
+
+
+class Products(Protocol):
+    """What a node of low-rank layers asks for; rows of activations lie one after another."""
+
+    def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
+        """``(x * mask) matrix'``: (n, w) and (r, w) -> (n, r)."""
+        ...
+
+    def spread(self, z: Tensor, factor: Factor, onto: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """``(z factor) * mask + onto``: (n, r), (r, w) and (n, w) or (w,) -> (n, w); not both mask and onto."""
+        ...
+
+    def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
+        """``dy factor'`` into u (n, r), and ``scaling * z' dy`` (r, w); each where it is wanted."""
+        ...
+
+    def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
+        """``u' (x * mask)``: (n, r) and (n, w) -> (r, w)."""
+        ...
+
+
+class _Torch:
+    def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
+        return _under(x, mask).mm(matrix.T)
+
+    def spread(self, z: Tensor, factor: Factor, onto: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        matrix, middle, scaling = factor
+        if middle is not None:
+            z = z * middle
+        if onto is not None:
+            return torch.addmm(onto, z, matrix, alpha=scaling)
+        made = z.mm(matrix)
+        return _under(made if scaling == 1.0 else made.mul_(scaling), mask)
+
+    def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
+        matrix, middle, scaling = factor
+        # this orientation of the product is several times faster than its transpose for a narrow rank
+        seen = None if z is None else z.T.mm(dy)
+        if u is not None:
+            torch.mm(dy, matrix.T, out=u)
+            if middle is not None:
+                u.mul_(middle)
+            if scaling != 1.0:
+                u.mul_(scaling)
+        return seen if seen is None or scaling == 1.0 else seen.mul_(scaling)
+
+    def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
+        rows = x.make() if isinstance(x, Again) else x
+        return u.T.mm(_under(rows.view(u.shape[0], -1), mask))
+
+
+def _under(rows: Tensor, mask: Tensor | None) -> Tensor:
+    return rows if mask is None else masked(rows, mask.view(rows.shape))
+
+
+class _Native:
+    """
+    Args:
+        compiled: the library.
+        dtype: its functions' prefix.
+    """
+
+    def __init__(self, compiled: ctypes.CDLL, dtype: str) -> None:
+        self._project: Any = getattr(compiled, f"{dtype}_project")
+        self._spread: Any = getattr(compiled, f"{dtype}_spread")
+        self._pull: Any = getattr(compiled, f"{dtype}_pull")
+        self._gather: Any = getattr(compiled, f"{dtype}_gather")
+
+    def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
+        (n, w), r = x.shape, matrix.shape[0]
+        z = x.new_empty(n, r)
+        self._project(
+            n, w, r, x.data_ptr(), x.stride(0), _at(mask), matrix.data_ptr(), *matrix.stride(), z.data_ptr(), r
+        )
+        return z
+
+    def spread(self, z: Tensor, factor: Factor, onto: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        (n, r), w = z.shape, factor.matrix.shape[1]
+        z, y = _in_order(z), z.new_empty(n, w)
+        start = (None, 0) if onto is None else (onto.data_ptr(), onto.stride(0) if onto.dim() == 2 else 0)
+        self._spread(n, w, r, z.data_ptr(), z.stride(0), *_parts(factor), *start, _at(mask), y.data_ptr(), w)
+        return y
+
+    def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
+        (n, w), r = dy.shape, factor.matrix.shape[0]
+        seen = None if z is None else dy.new_empty(r, w)
+        dy = _in_order(dy)
+        self._pull(
+            n,
+            w,
+            r,
+            dy.data_ptr(),
+            dy.stride(0),
+            *_parts(factor),
+            *((None, 0) if u is None else (u.data_ptr(), u.stride(0))),
+            *((None, 0) if z is None else (z.data_ptr(), z.stride(0))),
+            _at(seen),
+        )
+        return seen
+
+    def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
+        source, normed, gelu = _source(x)
+        (n, r), w = u.shape, source.shape[-1]
+        seen = u.new_empty(r, w)
+        rows = _in_order(source.reshape(n, w))
+        self._gather(
+            n,
+            w,
+            r,
+            u.data_ptr(),
+            u.stride(0),
+            rows.data_ptr(),
+            rows.stride(0),
+            *([_at(other) for other in normed] or [None] * 4),
+            gelu,
+            _at(mask),
+            seen.data_ptr(),
+        )
+        return seen
+
+
+def _source(x: Tensor | Again) -> tuple[Tensor, Sequence[Tensor], bool]:
+    """What to read, a layer norm's statistics and weights to apply to it, and whether a GELU is to be."""
+    if not isinstance(x, Again):
+        return x, (), False
+    before = x.activated()
+    if before is not None:
+        return before, (), True
+    parts = x.normed()
+    return (x.make(), (), False) if parts is None else (parts[0], parts[1:], False)
+
+
+def _in_order(rows: Tensor) -> Tensor:
+    """With the elements of each row one after another."""
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _parts(factor: Factor) -> tuple[Any, ...]:
+    matrix, middle, scaling = factor
+    return matrix.data_ptr(), *matrix.stride(), _at(middle), scaling
+
+
+_TORCH = _Torch()
+_NATIVE: dict[torch.dtype, _Native] = {}
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_PLAIN = (Tensor, nn.Parameter)
+
+# Beyond this rank a product is large enough for torch's.
+_MOST_RANK = 32
+
+
+def products(rows: Tensor, *matrices: Tensor) -> Products:
+    """What multiplies these activations with these matrices."""
+    dtype = rows.dtype
+    if dtype not in _DTYPES or rows.device.type != "cpu" or _watched() or kernel_name() != "native":
+        return _TORCH
+    if type(rows) not in _PLAIN or rows.stride(1) != 1:
+        return _TORCH
+    for matrix in matrices:
+        if type(matrix) not in _PLAIN or matrix.dtype != dtype or matrix.shape[0] > _MOST_RANK:
+            return _TORCH
+    native = _NATIVE.get(dtype)
+    if native is None:
+        compiled = library()
+        assert compiled is not None, "the kernel's name says that it is there"
+        native = _NATIVE[dtype] = _Native(compiled, _DTYPES[dtype])
+    return native
+
+
+def _watched() -> bool:
+    """Whether something looks on at torch's operations, or stands in for them."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None

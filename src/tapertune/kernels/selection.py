@@ -1,0 +1,33 @@
+"""Which kernel computes adapted layers, by the environment."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from ..errors import TapertuneError, unknown
+from .native import library, why_not
+
+NAMES = ("native", "fused", "folded", "reference")
+ONE_NODE = frozenset({"native", "fused"})
+
+
+def kernel_name() -> str:
+    """The kernel that ``TAPERTUNE_KERNEL`` names; without it ``native`` where that can be compiled, else ``fused``.
+
+    Raises:
+        TapertuneError: another name; or ``native``, which cannot be compiled here.
+    """
+    name = os.environ.get("TAPERTUNE_KERNEL")
+    if name is not None and name not in NAMES:
+        raise unknown("kernel (TAPERTUNE_KERNEL)", name, NAMES)
+    if name not in (None, "native"):
+        return name
+    if torch.compiler.is_compiling():  # which computes layers in parts, and could not follow how a library is made
+        return "fused"
+    if library() is not None:
+        return "native"
+    if name is not None:
+        raise TapertuneError(f"kernel (TAPERTUNE_KERNEL) is 'native', which is not to be had here: {why_not()}")
+    return "fused"
