@@ -15,11 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
 from tapertune.kernels.dense import dense
+from tapertune.kernels.native import library
+from tapertune.kernels.sinter import CompiledSinter, compiled_sinter
 from tapertune.methods import METHODS
 from tapertune.methods.loran import ACTIVATIONS
 from tapertune.methods.mapped import Map, MappedChain
 
 ROW = METHODS["loran"]
+ONE_NODE = ["native", "fused"] if library() else ["fused"]
 FORMS: list[dict[str, Any]] = [{}, {"offsets": True}, {"p_sizes": [5]}, {"p_sizes": [5, 4], "offsets": True}]
 
 
@@ -122,10 +125,11 @@ def test_the_same_training(activation: str, form: dict[str, Any], monkeypatch: p
             kernel,
             lr=1e-12 if activation == "cos" else 0.05,
         )
-        for kernel in ("fused", "reference")
+        for kernel in (*ONE_NODE, "reference")
     }
-    assert runs["fused"] == pytest.approx(runs["reference"], abs=1e-10)
-    assert runs["fused"][0] != runs["fused"][-1]
+    for losses in runs.values():
+        assert losses == pytest.approx(runs["reference"], abs=1e-10)
+        assert losses[0] != losses[-1]
 
 
 def test_accumulated_gradients_checkpointing_and_modes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,3 +257,72 @@ def test_operations_and_what_is_kept(form: dict[str, Any], trains: tuple[str, ..
     step = chain.flops_per_pass(sizes, trains, input_grad=input_grad, form="folded")
     assert counter.get_total_flops() == tokens * (flops.total + base) + step.total
     assert sum(t.nbytes for t in kept) == tokens * chain.saved_bytes_per_token(sizes, trains)
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled code")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("d_in", "d_out"), [(64, 40), (150, 37), (7, 3), (300, 300)])
+def test_the_compiled_sum_and_its_gradients(d_in: int, d_out: int, dtype: torch.dtype, threads: int) -> None:
+    chain = chain_of(amplitude=0.2, omega=40.0)
+    _, weight, _, tensors = drawn(chain, d_in, d_out, dtype)
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    grad = torch.randn(d_out, d_in, dtype=dtype)
+    near = {"rtol": 1e-10, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-3}
+    expected = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    delta = chain.pull(tensors, grad.clone(), expected, 1.5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = compiled_sinter(chain, weight, tensors)
+        assert isinstance(made, CompiledSinter)
+        total = torch.empty_like(weight)
+        made.put(weight, 1.5, total)
+        torch.testing.assert_close(total, weight + 1.5 * delta, **near)
+        for wanted in (("B", "A"), ("B",), ("A",), ()):
+            into = {name: torch.zeros_like(tensors[name]) for name in wanted}
+            total.zero_()
+            made.put(weight, 1.5, total, grad.clone(), into)
+            torch.testing.assert_close(total, weight + 1.5 * delta, **near)
+            for name in wanted:
+                torch.testing.assert_close(into[name], expected[name], **near)
+        into = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        made.put(weight, 1.5, None, grad.clone(), into)
+        torch.testing.assert_close(into, expected, **near)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled code")
+def test_the_compiled_sine_near_and_far() -> None:
+    """Of angles up to where float32 has a step of a whole turn, and what is no angle."""
+    angles = torch.cat([torch.linspace(-200, 200, 40001), torch.logspace(2, 9, 4001), -torch.logspace(2, 9, 4001)])
+    angles = torch.cat([angles, torch.tensor([0.0, 1e38, -1e38, float("inf"), float("nan")])])
+    chain = chain_of(r=1, amplitude=1.0, omega=1.0)
+    tensors = {"B": torch.ones(1, 1), "A": angles.view(1, -1)}
+    made = compiled_sinter(chain, torch.zeros(1, len(angles)), tensors)
+    assert made is not None
+    total, grad = torch.empty(1, len(angles)), torch.ones(1, len(angles))
+    made.put(torch.zeros_like(total), 1.0, total, grad)
+    exact = angles.double()
+    for mine, its in ((total, exact + exact * exact.sin()), (grad, 1 + exact.sin() + exact * exact.cos())):
+        error = (mine[0] - its).abs() / exact.abs().clamp(min=1)
+        assert error[:-2].max() < 1e-6
+        assert mine[0, -2:].isnan().all()
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled code")
+def test_where_the_sum_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(rank: int = 3, dtype: torch.dtype = torch.float32, **values: Any) -> bool:
+        chain = chain_of(**values)
+        sizes = {**chain.widths, "r": rank, "d_in": 6, "d_out": 7}
+        tensors = {name: torch.randn(*shape, dtype=dtype) for name, shape in chain.shapes(sizes).items()}
+        return compiled_sinter(chain, torch.randn(7, 6, dtype=dtype), tensors) is not None
+
+    assert compiled() and compiled(dtype=torch.float64) and compiled(rank=32)
+    assert not (compiled(rank=33) or compiled(dtype=torch.bfloat16) or compiled(activation="tanh"))
+    assert not (compiled(offsets=True) or compiled(p_sizes=[5]))
+    with FlopCounterMode(display=False):
+        assert not compiled()
+    monkeypatch.setenv("TAPERTUNE_KERNEL", "fused")
+    assert not compiled()

@@ -4,7 +4,8 @@
 
 The sum is made for each pass and not kept: backward makes M again, a block of rows at a time, on its way from
 ``dM = s dY' x`` to the factors, so that of all tensors of the size of W there are two at once, and none between passes.
-In half precision the sum would round most of the update away; there M is applied by a product of its own.
+In half precision the sum would round most of the update away; there M is applied by a product of its own. Under LoRAN's
+own map, compiled code does all that is elementwise in one pass (``native/sinter.cpp``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from ..methods.base import Tensors
 from ..methods.mapped import MappedChain, widened
+from .sinter import compiled_sinter
 
 # Elements of a row block, at most: the tensors of this size that a map works on nearly fit into a core's cache. Smaller
 # blocks would be more calls, each of which finds its code and operands pushed out of the cache by the large products.
@@ -34,7 +36,10 @@ class _LinearWithMap(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         tensors = _tensors(chain, factors)
         update, onto = torch.empty_like(weight), _onto(weight)
-        for at in _blocks(weight):
+        sinter = compiled_sinter(chain, weight, tensors)
+        if sinter is not None:
+            sinter.put(weight, scaling, update)
+        for at in () if sinter else _blocks(weight):
             room = _rows(update, at)
             _put(chain.update(_part(chain, tensors, at), None if onto is None else room), scaling, onto, at, room)
         if onto is None:
@@ -87,7 +92,10 @@ def _pull(
     pulled = {name: torch.zeros_like(tensors[name]) for name in wanted}
     grad = widened(dy.T.mm(rows)) if wanted else None
     update = torch.empty_like(weight) if forth else None
-    for at in _blocks(weight):
+    sinter = compiled_sinter(chain, weight, tensors)
+    if sinter is not None:
+        sinter.put(weight, scaling, update, grad, pulled)
+    for at in () if sinter else _blocks(weight):
         part = _part(chain, tensors, at)
         room = None if update is None else _rows(update, at)
         out = None if onto is None else room

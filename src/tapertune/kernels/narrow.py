@@ -7,17 +7,15 @@ something looks on at torch's operations (a counter, a tracer), torch's are call
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .compiled import Compiled, compiled_for
 from .dropout import masked
-from .native import library
 from .producer import Again
-from .selection import kernel_name
 
 
 class Factor(NamedTuple):
@@ -83,17 +81,12 @@ def _under(rows: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class _Native:
-    """
-    Args:
-        compiled: the library.
-        dtype: its functions' prefix.
-    """
-
-    def __init__(self, compiled: ctypes.CDLL, dtype: str) -> None:
-        self._project: Any = getattr(compiled, f"{dtype}_project")
-        self._spread: Any = getattr(compiled, f"{dtype}_spread")
-        self._pull: Any = getattr(compiled, f"{dtype}_pull")
-        self._gather: Any = getattr(compiled, f"{dtype}_gather")
+    def __init__(self, compiled: Compiled) -> None:
+        library, dtype = compiled
+        self._project: Any = getattr(library, f"{dtype}_project")
+        self._spread: Any = getattr(library, f"{dtype}_spread")
+        self._pull: Any = getattr(library, f"{dtype}_pull")
+        self._gather: Any = getattr(library, f"{dtype}_gather")
 
     def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
         (n, w), r = x.shape, matrix.shape[0]
@@ -174,9 +167,7 @@ def _parts(factor: Factor) -> tuple[Any, ...]:
 
 
 _TORCH = _Torch()
-_NATIVE: dict[torch.dtype, _Native] = {}
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN = (Tensor, nn.Parameter)
+_NATIVE: dict[str, _Native] = {}
 
 # Beyond this rank a product is large enough for torch's.
 _MOST_RANK = 32
@@ -184,22 +175,12 @@ _MOST_RANK = 32
 
 def products(rows: Tensor, *matrices: Tensor) -> Products:
     """What multiplies these activations with these matrices."""
-    dtype = rows.dtype
-    if dtype not in _DTYPES or rows.device.type != "cpu" or _watched() or kernel_name() != "native":
+    if max(matrix.shape[0] for matrix in matrices) > _MOST_RANK or rows.stride(1) != 1:
         return _TORCH
-    if type(rows) not in _PLAIN or rows.stride(1) != 1:
+    compiled = compiled_for(rows, *matrices)
+    if compiled is None:
         return _TORCH
-    for matrix in matrices:
-        if type(matrix) not in _PLAIN or matrix.dtype != dtype or matrix.shape[0] > _MOST_RANK:
-            return _TORCH
-    native = _NATIVE.get(dtype)
+    native = _NATIVE.get(compiled.dtype)
     if native is None:
-        compiled = library()
-        assert compiled is not None, "the kernel's name says that it is there"
-        native = _NATIVE[dtype] = _Native(compiled, _DTYPES[dtype])
+        native = _NATIVE[compiled.dtype] = _Native(compiled)
     return native
-
-
-def _watched() -> bool:
-    """Whether something looks on at torch's operations, or stands in for them."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None

@@ -1,4 +1,4 @@
-"""Products with narrow factors as compiled code; see ``narrow.cpp`` for what it does and ``build`` for how it is made."""
+"""Kernels in C++: ``narrow.cpp`` multiplies with narrow factors, ``sinter.cpp`` makes LoRAN's update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiles ``narrow.cpp`` for the processor at hand, once: later processes load what the first one made.
+"""Compiles the code beside it for the processor at hand, once: later processes load what the first one made.
 
 The library lies in ``$XDG_CACHE_HOME/tapertune`` (``~/.cache/tapertune``), under a name that follows from the source,
 the compiler, its options and the processor. It takes a C++ compiler with OpenMP (``$CXX``, else ``c++``), and seconds.
@@ -18,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("narrow.cpp")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("narrow.cpp", "sinter.cpp"))
+_HEADERS = tuple(Path(__file__).with_name(name) for name in ("simd.hpp", "blocks.hpp"))
 # one rounding where a product is added to something; otherwise arithmetic is as it is written
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
 _TIMEOUT = 300.0
@@ -50,7 +51,7 @@ def _load() -> ctypes.CDLL:
     if sys.platform != "linux":
         raise NotBuilt(f"it is built on Linux, and this is {sys.platform}")
     command = compiler()
-    name = f"narrow-{_digest(command)}.so"
+    name = f"kernels-{_digest(command)}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapertune"
     try:
         return _made(command, folder / name)
@@ -84,7 +85,8 @@ def compiler() -> list[str]:
 
 def _digest(command: list[str]) -> str:
     version = _run([*command, "--version"])
-    what = "\0".join([version, *command, *_OPTIONS, _processor(), _SOURCE.read_text()])
+    texts = [path.read_text() for path in (*_SOURCES, *_HEADERS)]
+    what = "\0".join([version, *command, *_OPTIONS, _processor(), *texts])
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
@@ -103,7 +105,7 @@ def _compile(command: list[str], target: Path) -> None:
     handle, made = tempfile.mkstemp(dir=target.parent, prefix=f"{target.stem}-", suffix=".part")
     os.close(handle)
     try:
-        _run([*command, *_OPTIONS, str(_SOURCE), "-o", made])
+        _run([*command, *_OPTIONS, *map(str, _SOURCES), "-o", made])
         Path(made).chmod(0o755)
         os.replace(made, target)
     finally:
@@ -129,6 +131,7 @@ def _open(path: Path) -> ctypes.CDLL:
         "project": [*sizes, pointer, index, pointer, *factor, pointer, index],
         "spread": [*sizes, pointer, index, *factor, pointer, real, pointer, index, pointer, pointer, index],
         "pull": [*sizes, pointer, index, *factor, pointer, real, pointer, index, pointer, index, pointer],
+        "sinter": [*sizes, *[pointer] * 2, *[real] * 3, *[pointer] * 5],
         "gather": [*sizes, pointer, index, pointer, index, *[pointer] * 4, ctypes.c_bool, pointer, pointer],
     }
     for name, arguments in signatures.items():

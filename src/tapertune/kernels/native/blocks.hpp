@@ -1,0 +1,272 @@
+// Products of a block of rows with a narrow factor. The block stays in the core's cache between two uses; what it is made
+// of is read once, some rows ahead of use.
+
+#pragma once
+
+#include "simd.hpp"
+
+namespace {
+
+// ---- where a block of rows comes from ----------------------------------------------------------------------------------
+
+// Rows as they lie in memory; far is where they are yet to be fetched from there.
+template <class T, bool FAR> struct Plain {
+  static constexpr bool made = false, far = FAR;
+  const T *x;
+  Index ld;
+  const T *at(Index row) const { return x + row * ld; }
+};
+
+// Rows times a mask of zeros and ones.
+template <class T> struct Masked {
+  static constexpr bool made = true, far = false;
+  const T *x;
+  Index ld;
+  const unsigned char *mask;
+  Index mask_ld;
+  void fill(T *out, Index out_ld, Index row, Index rows, Index col, Index cols) const {
+    for (Index i = row; i < row + rows; i++, out += out_ld) {
+      const T *from = x + i * ld + col;
+      const unsigned char *keep = mask + i * mask_ld + col;
+      Index c = 0;
+      for (; c + LANES<T> <= cols; c += LANES<T>) {
+        __builtin_prefetch(from + AHEAD * ld + c);
+        store(out + c, load(from + c) * masks<T>(keep + c));
+      }
+      for (; c < cols; c++) out[c] = from[c] * static_cast<T>(keep[c]);
+    }
+  }
+};
+
+// The output of a layer norm, from its input, mean and reciprocal standard deviation; times a mask, where there is one.
+template <class T> struct Normed {
+  static constexpr bool made = true, far = false;
+  const T *x;
+  Index ld;
+  const T *mean, *rstd, *weight, *bias;
+  const unsigned char *mask;
+  Index mask_ld;
+  void fill(T *out, Index out_ld, Index row, Index rows, Index col, Index cols) const {
+    for (Index i = row; i < row + rows; i++, out += out_ld) {
+      const T *from = x + i * ld + col;
+      const unsigned char *keep = mask ? mask + i * mask_ld + col : nullptr;
+      const T m = mean[i], s = rstd[i];
+      Index c = 0;
+      for (; c + LANES<T> <= cols; c += LANES<T>) {
+        __builtin_prefetch(from + AHEAD * ld + c);
+        Vec<T> v = (load(from + c) - m) * s * load(weight + col + c) + load(bias + col + c);
+        store(out + c, keep ? v * masks<T>(keep + c) : v);
+      }
+      for (; c < cols; c++) {
+        T v = (from[c] - m) * s * weight[col + c] + bias[col + c];
+        out[c] = keep ? v * static_cast<T>(keep[c]) : v;
+      }
+    }
+  }
+};
+
+// erf of a vector. In float, an odd rational function fitted to |x| < 3.92, where erf is one to float's precision; off by
+// 4e-7 at most.
+inline Vec<float> erf_of(Vec<float> x) {
+  constexpr float P[] = {1.12837902f, 1.92748695e-1f, 5.30584567e-2f, 3.86766001e-3f, 2.87462663e-4f, 2.03483615e-6f};
+  constexpr float Q[] = {1.f, 5.04150757e-1f, 1.15078268e-1f, 1.51709767e-2f, 1.18794922e-3f, 3.80708029e-5f};
+  const Vec<float> end = Vec<float>{} + 3.92f;
+  x = x > end ? end : x;
+  x = x < -end ? -end : x;
+  const Vec<float> t = x * x;
+  Vec<float> p = Vec<float>{} + P[5], q = Vec<float>{} + Q[5];
+  for (int i = 4; i >= 0; i--) {
+    p = p * t + P[i];
+    q = q * t + Q[i];
+  }
+  return x * p / q;
+}
+inline Vec<double> erf_of(Vec<double> x) {
+  for (Index l = 0; l < LANES<double>; l++) x[l] = std::erf(x[l]);
+  return x;
+}
+
+// x Phi(x) of the normal distribution function; times a mask, where there is one.
+template <class T> struct Gelu {
+  static constexpr bool made = true, far = false;
+  const T *x;
+  Index ld;
+  const unsigned char *mask;
+  Index mask_ld;
+  void fill(T *out, Index out_ld, Index row, Index rows, Index col, Index cols) const {
+    constexpr T ROOT = static_cast<T>(0.70710678118654752440);
+    for (Index i = row; i < row + rows; i++, out += out_ld) {
+      const T *from = x + i * ld + col;
+      const unsigned char *keep = mask ? mask + i * mask_ld + col : nullptr;
+      Index c = 0;
+      for (; c + LANES<T> <= cols; c += LANES<T>) {
+        __builtin_prefetch(from + AHEAD * ld + c);
+        const Vec<T> v = load(from + c), y = v * T(0.5) * (erf_of(v * ROOT) + T(1));
+        store(out + c, keep ? y * masks<T>(keep + c) : y);
+      }
+      for (; c < cols; c++) {
+        const T y = from[c] * T(0.5) * (std::erf(from[c] * ROOT) + T(1));
+        out[c] = keep ? y * static_cast<T>(keep[c]) : y;
+      }
+    }
+  }
+};
+
+// ---- products ----------------------------------------------------------------------------------------------------------
+
+// z (R, J) (+)= x (R, w) m' of m (J, w)
+template <class T, int R, int J, bool FETCH>
+inline void dots(const T *x, Index ldx, const T *m, Index ldm, Index w, T *z, Index ldz, bool add) {
+  Vec<T> sum[R * J] = {};
+  Index c = 0;
+  for (; c + LANES<T> <= w; c += LANES<T>) {
+    Vec<T> xs[R];
+    for (int i = 0; i < R; i++) {
+      xs[i] = load(x + i * ldx + c);
+      if (FETCH) __builtin_prefetch(x + (i + AHEAD) * ldx + c);
+    }
+    for (int j = 0; j < J; j++) {
+      const Vec<T> ms = load(m + j * ldm + c);
+      for (int i = 0; i < R; i++) sum[i * J + j] += xs[i] * ms;
+    }
+  }
+  T out[R * J];
+  sums<T, R * J>(sum, out);
+  for (; c < w; c++)
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < J; j++) out[i * J + j] += x[i * ldx + c] * m[j * ldm + c];
+  for (int i = 0; i < R; i++)
+    for (int j = 0; j < J; j++) z[i * ldz + j] = out[i * J + j] + (add ? z[i * ldz + j] : 0);
+}
+
+template <class T, int R, bool FETCH>
+inline void dots_of_rows(const T *x, Index ldx, const T *m, Index ldm, Index w, Index r, T *z, Index ldz, bool add) {
+  Index j = 0;
+  for (; j + TALL <= r; j += TALL) dots<T, R, TALL, FETCH>(x, ldx, m + j * ldm, ldm, w, z + j, ldz, add);
+  for (; j < r; j++) dots<T, R, 1, FETCH>(x, ldx, m + j * ldm, ldm, w, z + j, ldz, add);
+}
+
+// columns whose factor stays in the innermost cache, a multiple of a tile's
+template <class T> Index chunk(Index w, Index r) {
+  const Index tile = WIDE * LANES<T>;
+  return smaller(w, (CACHED / (r ? r : 1) + tile) / tile * tile);
+}
+
+// z (n, r) = x m' for a block of rows
+template <class T, class Source>
+void project_block(const Source &x, Index row, Index n, const T *m, Index w, Index r, T *z, Index ldz, T *room) {
+  const Index step = chunk<T>(w, r);
+  for (Index c = 0; c < w; c += step) {
+    const Index cols = smaller(step, w - c);
+    const T *from;
+    Index ld;
+    if constexpr (Source::made) {
+      x.fill(room, ld = step, row, n, c, cols);
+      from = room;
+    } else {
+      from = x.at(row) + c;
+      ld = x.ld;
+    }
+    Index i = 0;
+    for (; i + TALL <= n; i += TALL) dots_of_rows<T, TALL, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
+    for (; i < n; i++) dots_of_rows<T, 1, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
+  }
+}
+
+// y (R, C vectors) = start + (z m) * mask
+template <class T, int R, int C>
+inline void spread_tile(T *y, Index ldy, const T *start, Index lds, const T *z, Index ldz, const T *m, Index ldm, Index r,
+                        const unsigned char *mask, Index mask_ld) {
+  Vec<T> sum[R][C];
+  for (int i = 0; i < R; i++)
+    for (int c = 0; c < C; c++) {
+      __builtin_prefetch(y + (i + AHEAD) * ldy + c * LANES<T>, 1);
+      sum[i][c] = mask || !start ? Vec<T>{} : load(start + i * lds + c * LANES<T>);
+    }
+  for (Index j = 0; j < r; j++) {
+    Vec<T> ms[C];
+    for (int c = 0; c < C; c++) ms[c] = load(m + j * ldm + c * LANES<T>);
+    for (int i = 0; i < R; i++) {
+      const T s = z[i * ldz + j];
+      for (int c = 0; c < C; c++) sum[i][c] += s * ms[c];
+    }
+  }
+  for (int i = 0; i < R; i++)
+    for (int c = 0; c < C; c++) {
+      if (mask) sum[i][c] *= masks<T>(mask + i * mask_ld + c * LANES<T>);
+      if (mask && start) sum[i][c] += load(start + i * lds + c * LANES<T>);
+      store(y + i * ldy + c * LANES<T>, sum[i][c]);
+    }
+}
+
+template <class T, int R>
+inline void spread_rows(T *y, Index ldy, const T *start, Index lds, const T *z, Index ldz, const T *m, Index ldm, Index w, Index r,
+                     const unsigned char *mask, Index mask_ld) {
+  const auto keep = [mask](Index c) { return mask ? mask + c : nullptr; };
+  const auto on = [start](Index c) { return start ? start + c : nullptr; };
+  Index c = 0;
+  for (; c + WIDE * LANES<T> <= w; c += WIDE * LANES<T>)
+    spread_tile<T, R, WIDE>(y + c, ldy, on(c), lds, z, ldz, m + c, ldm, r, keep(c), mask_ld);
+  for (; c + LANES<T> <= w; c += LANES<T>) spread_tile<T, R, 1>(y + c, ldy, on(c), lds, z, ldz, m + c, ldm, r, keep(c), mask_ld);
+  for (; c < w; c++)
+    for (int i = 0; i < R; i++) {
+      T sum = 0;
+      for (Index j = 0; j < r; j++) sum += z[i * ldz + j] * m[j * ldm + c];
+      if (mask) sum *= static_cast<T>(mask[i * mask_ld + c]);
+      y[i * ldy + c] = start ? start[i * lds + c] + sum : sum;
+    }
+}
+
+// d (J, C vectors) += z' x of z (n, J)
+template <class T, int J, int C, bool FETCH>
+inline void outer_tile(T *d, Index ldd, const T *z, Index ldz, const T *x, Index ldx, Index n) {
+  Vec<T> sum[J][C];
+  for (int j = 0; j < J; j++)
+    for (int c = 0; c < C; c++) sum[j][c] = load(d + j * ldd + c * LANES<T>);
+  for (Index i = 0; i < n; i++) {
+    Vec<T> xs[C];
+    for (int c = 0; c < C; c++) {
+      xs[c] = load(x + i * ldx + c * LANES<T>);
+      if (FETCH) __builtin_prefetch(x + (i + AHEAD) * ldx + c * LANES<T>);
+    }
+    for (int j = 0; j < J; j++) {
+      const T s = z[i * ldz + j];
+      for (int c = 0; c < C; c++) sum[j][c] += s * xs[c];
+    }
+  }
+  for (int j = 0; j < J; j++)
+    for (int c = 0; c < C; c++) store(d + j * ldd + c * LANES<T>, sum[j][c]);
+}
+
+template <class T, int J, bool FETCH>
+inline void outer_columns(T *d, Index ldd, const T *z, Index ldz, const T *x, Index ldx, Index n, Index w) {
+  Index c = 0;
+  if (w == WIDE * LANES<T>) return outer_tile<T, J, WIDE, FETCH>(d, ldd, z, ldz, x, ldx, n);
+  for (; c + LANES<T> <= w; c += LANES<T>) outer_tile<T, J, 1, FETCH>(d + c, ldd, z, ldz, x + c, ldx, n);
+  for (; c < w; c++)
+    for (int j = 0; j < J; j++)
+      for (Index i = 0; i < n; i++) d[j * ldd + c] += z[i * ldz + j] * x[i * ldx + c];
+}
+
+// d (r, w) += z' x for a block of rows
+template <class T, class Source>
+void outer_block(const Source &x, Index row, Index n, const T *z, Index ldz, T *d, Index w, Index r, T *room) {
+  constexpr Index TILE = WIDE * LANES<T>;
+  for (Index c = 0; c < w; c += TILE) {
+    const Index cols = smaller(TILE, w - c);
+    const T *from;
+    Index ld;
+    if constexpr (Source::made) {
+      x.fill(room, ld = TILE, row, n, c, cols);
+      from = room;
+    } else {
+      from = x.at(row) + c;
+      ld = x.ld;
+    }
+    Index j = 0;
+    for (; j + TALL <= r; j += TALL) outer_columns<T, TALL, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
+    for (; j < r; j++) outer_columns<T, 1, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
+  }
+}
+
+}  // namespace
