@@ -43,6 +43,7 @@ def test_a_ratio_may_exceed_the_record_by_spread_and_margin() -> None:
 
     assert judge(old, of(limit - 0.001)).passed
     assert not judge(old, of(limit + 0.001)).passed
+    assert judge(old, of(limit + 0.001), timed=False).passed
 
 
 def test_one_byte_more_fails() -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TapertuneError
+from ...kernels import kernel_name
 from .runner import Job, Told, measure
-from .schema import Measurement, Session, read_speed
+from .schema import KERNEL, Measurement, Session, read_speed
 from .setting import Setting
 
 MODEL = "bert-2x384"
@@ -58,8 +59,9 @@ def check(record: Path, scratch: Path, told: Told) -> list[Verdict]:
     Raises:
         TapertuneError: the record cannot be read, or lacks a subject.
     """
-    old = recorded(record)
-    verdicts = {name: judge(old[name], measurement) for name, measurement in _measured(GUARDED, scratch, told).items()}
+    old, timed = recorded(record), kernel_of(record) == kernel_name()
+    measured = _measured(GUARDED, scratch, told)
+    verdicts = {name: judge(old[name], measurement, timed) for name, measurement in measured.items()}
     for _ in range(ATTEMPTS - 1):
         slow = [name for name, verdict in verdicts.items() if verdict.ratio > verdict.limit]
         for name, again in (_measured(slow, scratch, told) if slow else {}).items():
@@ -82,10 +84,20 @@ def recorded(path: Path) -> dict[str, Measurement]:
     return found
 
 
-def judge(old: Measurement, new: Measurement) -> Verdict:
-    """A new measurement against the record's. The floor's ratio, to a second floor, is noise and is not judged."""
+def kernel_of(path: Path) -> str | None:
+    """The kernel that a record was made with; another one's times say nothing of this one's."""
+    return next((session.versions.get(KERNEL) for session in read_speed(path).sessions), None)
+
+
+def judge(old: Measurement, new: Measurement, timed: bool = True) -> Verdict:
+    """A new measurement against the record's.
+
+    Args:
+        old, new: the record's and the new one's.
+        timed: whether times are judged. The floor's ratio, to a second floor, is noise and never is.
+    """
     spread = old.ratio.high - old.ratio.low
-    limit = float("inf") if new.subject == "floor" else old.ratio.median + spread + MARGIN
+    limit = float("inf") if new.subject == "floor" or not timed else old.ratio.median + spread + MARGIN
     return Verdict(subject=new.subject, ratio=new.ratio.median, limit=limit, differing=differences(old, new))
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
+from ...kernels import kernel_name
 from ..machine import git_state, hardware, versions
 from .contestant import Contestant, floor
 from .control import controller_seconds, growth
 from .counts import count
 from .models import Base, make_base
 from .peak import peak_rss
-from .schema import Counts, Measurement, Origin, Session, SpeedFile, read_speed, write_speed
+from .schema import KERNEL, Counts, Measurement, Origin, Session, SpeedFile, read_speed, write_speed
 from .setting import Setting
 from .subjects import SUBJECTS, build
 from .taper import TAPERS, taper
@@ -66,7 +67,7 @@ def measure(job: Job, told: Told) -> Session:
     """
     job.setting.prepare()
     file = read_speed(job.out) if job.out.is_file() else SpeedFile()
-    session = file.session(job.setting, hardware(), versions())
+    session = file.session(job.setting, hardware(), {**versions(), KERNEL: kernel_name()})
     origin = Origin(source=source_digest(), git=git_state())
     write = lambda: write_speed(job.out, file)  # noqa: E731
     for model in job.models:
@@ -202,7 +203,8 @@ def source_digest() -> str:
     """Of the files that a measurement depends on; pages and commands may change without it."""
     package = Path(__file__).parents[2]
     folders = ("methods", "kernels", "adapt", "host", "integrations")
-    files = [path for folder in folders for path in (package / folder).rglob("*.py")]
+    files = [path for folder in folders for path in (package / folder).rglob("*")]
+    files = [path for path in files if path.suffix in (".py", ".cpp", ".hpp")]
     files += [*Path(__file__).parent.glob("*.py"), package / "bench" / "adapted.py"]
     digest = hashlib.sha256()
     for path in sorted(files):

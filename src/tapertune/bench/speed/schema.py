@@ -116,6 +116,9 @@ class Taper(_Part):
     bins: list[Bin]
 
 
+KERNEL = "kernel"  # beside the versions: the kernel that computed adapted layers
+
+
 class Session(_Part):
     """What was measured on one machine, with one set of versions, in one setting."""
 

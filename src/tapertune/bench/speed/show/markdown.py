@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..models import MODELS
-from ..schema import Growth, Measurement, Session, Taper
+from ..schema import KERNEL, Growth, Measurement, Session, Taper
 from ..subjects import FLOOR, SUBJECTS
 from ..taper import TAPERS
 from .comparison import COMPARISON, DECODER, LARGE, SMALL, Row
@@ -17,6 +17,7 @@ _MISSING = "-"
 def machine(session: Session) -> str:
     """What the figures were measured on."""
     versions = ", ".join(f"{name} {session.versions[name]}" for name in ("torch", "transformers", "peft"))
+    versions += f"; kernel {session.versions[KERNEL]}" if KERNEL in session.versions else ""
     commits = ", ".join(sorted({(m.origin.git.commit or "no repository")[:10] for m in session.measurements}))
     dirty = " with uncommitted changes" if any(m.origin.git.dirty for m in session.measurements) else ""
     where = session.hardware.gpu if session.setting.device == "cuda" else session.hardware.cpu
