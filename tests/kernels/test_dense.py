@@ -264,7 +264,7 @@ def test_operations_and_what_is_kept(form: dict[str, Any], trains: tuple[str, ..
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("d_in", "d_out"), [(64, 40), (150, 37), (7, 3), (300, 300)])
 def test_the_compiled_sum_and_its_gradients(d_in: int, d_out: int, dtype: torch.dtype, threads: int) -> None:
-    chain = chain_of(amplitude=0.2, omega=40.0)
+    chain = chain_of(amplitude=0.2, omega=8.0)
     _, weight, _, tensors = drawn(chain, d_in, d_out, dtype)
     tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     grad = torch.randn(d_out, d_in, dtype=dtype)

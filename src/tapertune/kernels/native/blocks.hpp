@@ -70,16 +70,15 @@ template <class T> struct Normed {
 inline Vec<float> erf_of(Vec<float> x) {
   constexpr float P[] = {1.12837902f, 1.92748695e-1f, 5.30584567e-2f, 3.86766001e-3f, 2.87462663e-4f, 2.03483615e-6f};
   constexpr float Q[] = {1.f, 5.04150757e-1f, 1.15078268e-1f, 1.51709767e-2f, 1.18794922e-3f, 3.80708029e-5f};
-  const Vec<float> end = Vec<float>{} + 3.92f;
-  x = x > end ? end : x;
-  x = x < -end ? -end : x;
-  const Vec<float> t = x * x;
+  const Vec<float> one = Vec<float>{} + 1.f, t = x * x;
   Vec<float> p = Vec<float>{} + P[5], q = Vec<float>{} + Q[5];
   for (int i = 4; i >= 0; i--) {
     p = p * t + P[i];
     q = q * t + Q[i];
   }
-  return x * p / q;
+  const Vec<float> inside = x * p / q;
+  // what is multiplied with x may not be next to nothing there, but nothing
+  return x >= 3.92f ? one : (x <= -3.92f ? -one : inside);
 }
 inline Vec<double> erf_of(Vec<double> x) {
   for (Index l = 0; l < LANES<double>; l++) x[l] = std::erf(x[l]);
@@ -142,7 +141,7 @@ inline void dots(const T *x, Index ldx, const T *m, Index ldm, Index w, T *z, In
 template <class T, int R, bool FETCH>
 inline void dots_of_rows(const T *x, Index ldx, const T *m, Index ldm, Index w, Index r, T *z, Index ldz, bool add) {
   Index j = 0;
-  for (; j + TALL <= r; j += TALL) dots<T, R, TALL, FETCH>(x, ldx, m + j * ldm, ldm, w, z + j, ldz, add);
+  for (; j + RANKS <= r; j += RANKS) dots<T, R, RANKS, FETCH>(x, ldx, m + j * ldm, ldm, w, z + j, ldz, add);
   for (; j < r; j++) dots<T, R, 1, FETCH>(x, ldx, m + j * ldm, ldm, w, z + j, ldz, add);
 }
 

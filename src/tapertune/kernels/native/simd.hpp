@@ -22,15 +22,31 @@ namespace {
 
 using Index = std::ptrdiff_t;
 
+// a register's bytes; and whether there are sixteen of them rather than thirty-two
+#if defined(__AVX512F__)
+#define BYTES 64
+#define FEW 0
+#elif defined(__AVX__)
+#define BYTES 32
+#define FEW 1
+#else
+#define BYTES 16
+#if defined(__aarch64__)
+#define FEW 0
+#else
+#define FEW 1
+#endif
+#endif
+
 template <class T> struct VectorOf;
 template <> struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef float type __attribute__((vector_size(BYTES), aligned(4), may_alias));
 };
 template <> struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef double type __attribute__((vector_size(BYTES), aligned(8), may_alias));
 };
 template <class T> using Vec = typename VectorOf<T>::type;
-template <class T> constexpr Index LANES = 64 / sizeof(T);
+template <class T> constexpr Index LANES = BYTES / sizeof(T);
 
 template <class T> inline Vec<T> load(const T *p) { return *reinterpret_cast<const Vec<T> *>(p); }
 template <class T> inline void store(T *p, Vec<T> v) { *reinterpret_cast<Vec<T> *>(p) = v; }
@@ -40,10 +56,15 @@ template <class T> inline Vec<T> masks(const unsigned char *p) {
   return v;
 }
 
-constexpr Index ROWS = 32;    // of a block that stays in the core's cache between two uses
-constexpr Index TALL = 4;     // rows, and ranks, that one pass over a row works on: their sums fill half the registers
-constexpr Index WIDE = 4;     // vectors of columns, likewise
-constexpr Index AHEAD = 8;    // rows between what is fetched and what is used
+#if FEW
+constexpr Index RANKS = 2, WIDE = 2;
+#else
+constexpr Index RANKS = 4, WIDE = 4;
+#endif
+constexpr Index TALL = 4;  // sums of so many rows and RANKS ranks, or rows and WIDE vectors, fill half the registers
+
+constexpr Index ROWS = 32;      // of a block that stays in the core's cache between two uses
+constexpr Index AHEAD = 8;      // rows between what is fetched and what is used
 constexpr Index CACHED = 6144;  // elements of a factor that stay in the innermost cache beside the rows
 
 Index smaller(Index a, Index b) { return a < b ? a : b; }

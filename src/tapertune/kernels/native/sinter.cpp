@@ -15,13 +15,13 @@ template <class T> struct Wave {
   Vec<T> sin, cos;
 };
 
-typedef std::int32_t Integers __attribute__((vector_size(64)));
-typedef std::int64_t Words __attribute__((vector_size(64)));
+typedef std::int32_t Integers __attribute__((vector_size(BYTES)));
+typedef std::int64_t Words __attribute__((vector_size(BYTES)));
 
 inline bool any(Integers mask) {
   const Words w = reinterpret_cast<Words>(mask);
   std::int64_t all = 0;
-  for (int i = 0; i < 8; i++) all |= w[i];
+  for (int i = 0; i < BYTES / 8; i++) all |= w[i];
   return all != 0;
 }
 
@@ -37,9 +37,9 @@ inline Wave<float> near(Vec<float> x) {
   constexpr float TURN = 0.6366197723675814f, ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds
   const Vec<float> k = (x * TURN + ROUND) - ROUND;
   const Integers quarter = __builtin_convertvector(k, Integers);
-  Vec<float> r = x - k * 1.5707963705062866f;
-  r = r + k * 4.371138828673793e-8f;
-  r = r + k * 1.7151245100058819e-15f;
+  Vec<float> r = x - k * 1.5703125f;  // few bits each: exact without fused operations, too
+  r = r - k * 4.837512969970703e-4f;
+  r = r - k * 7.549790126404332e-8f;
   const Vec<float> t = r * r;
   const Vec<float> s = r + r * t * ((-1.9516658e-4f * t + 8.3321736e-3f) * t - 1.6666655e-1f);
   const Vec<float> c = 1.f - 0.5f * t + t * t * ((2.4437728e-5f * t - 1.3887361e-3f) * t + 4.1666647e-2f);
