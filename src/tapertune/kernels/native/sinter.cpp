@@ -27,7 +27,11 @@ inline bool any(Integers mask) {
 
 // whether an angle is too far out for `near`
 inline Integers far_out(Vec<float> x) {
+#if defined(__FMA__) || defined(__aarch64__)
   constexpr float FAR = 1e6f;
+#else
+  constexpr float FAR = 6e3f;  // up to where the parts of pi / 2 times a whole number are exact
+#endif
   return ~((x < FAR) & (x > -FAR));
 }
 
@@ -37,7 +41,7 @@ inline Wave<float> near(Vec<float> x) {
   constexpr float TURN = 0.6366197723675814f, ROUND = 12582912.f;  // 1.5 * 2^23: adding it rounds
   const Vec<float> k = (x * TURN + ROUND) - ROUND;
   const Integers quarter = __builtin_convertvector(k, Integers);
-  Vec<float> r = x - k * 1.5703125f;  // few bits each: exact without fused operations, too
+  Vec<float> r = x - k * 1.5703125f;
   r = r - k * 4.837512969970703e-4f;
   r = r - k * 7.549790126404332e-8f;
   const Vec<float> t = r * r;
