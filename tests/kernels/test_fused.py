@@ -201,3 +201,17 @@ def test_an_input_without_gradient_costs_no_product_with_the_base() -> None:
         fused(chain, torch.randn(10, 16), weight, None, tensors, 1.0).sum().backward()
     flops = chain.flops_per_token({"d_in": 16, "d_out": 32, "r": 4}, input_grad=False, form="folded")
     assert counter.get_total_flops() == 10 * (flops.total + 2 * 16 * 32)
+
+
+def test_vectors_and_inputs_with_gaps_between_their_elements() -> None:
+    chain = METHODS["adalora"].chain(METHODS["adalora"].settings())
+    generator = torch.Generator().manual_seed(0)
+    wide = {
+        n: torch.randn(*s, 2, generator=generator)
+        for n, s in chain.shapes({"d_in": 6, "d_out": 5, "init_r": 3}).items()
+    }
+    tensors = {name: tensor[..., 0] for name, tensor in wide.items()}
+    x, weight, bias = torch.randn(4, 6, 2), torch.randn(5, 6), torch.randn(5, 2)[:, 0]
+    for inputs in (x[..., 0], x[..., 0].contiguous(), x[..., 0].T.contiguous().T):
+        expected = nn.functional.linear(inputs, weight, bias) + chain.apply(inputs, tensors)
+        torch.testing.assert_close(fused(chain, inputs, weight, bias, tensors, 1.0), expected)

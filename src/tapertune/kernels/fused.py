@@ -56,6 +56,9 @@ class Part(NamedTuple):
         down, middle, up = chain.split(tensors)
         if dtype is not None:
             down, middle, up = down.to(dtype), None if middle is None else middle.to(dtype), up.to(dtype)
+        # vectors are read one element after another
+        bias = bias if bias is None else bias.contiguous()
+        middle = middle if middle is None else middle.contiguous()
         return cls(weight, bias, down, middle, up, scaling)
 
 

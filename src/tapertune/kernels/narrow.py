@@ -158,6 +158,7 @@ def _in_order(rows: Tensor) -> Tensor:
 
 
 def _at(tensor: Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous(), "compiled code takes its elements one after another"
     return None if tensor is None else tensor.data_ptr()
 
 
