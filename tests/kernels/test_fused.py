@@ -12,7 +12,7 @@ from torch import nn
 
 import tapertune
 from tapertune.host import ChainLayer
-from tapertune.kernels import Part, fused, fused_parts
+from tapertune.kernels import Part, fused, fused_parts, narrow
 from tapertune.kernels.native import library
 from tapertune.methods import METHODS
 
@@ -22,6 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*whose plan nobody runs:UserWar
 # what the default stands for where there is no compiler is held against the equations all the same
 ONE_NODE = ["native", "fused"] if library() else ["fused"]
 LINEAR = [name for name, row in METHODS.items() if row.chain(row.settings()).linear]
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled products in models as small as these, too."""
+    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
 
 
 def adapted(name: str, base: nn.Module, **values: Any) -> Any:

@@ -26,6 +26,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
+
+
 @pytest.fixture(params=[1, 2], ids=["one thread", "two"], autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -61,15 +66,16 @@ def same(left: Tensor, right: Tensor) -> None:
 def test_each_product_is_torchs(n: int, w: int, r: int, dtype: torch.dtype) -> None:
     draw = Draw(dtype)
     x, down, up, middle, z = draw(n, w), draw(r, w), draw(w, r), draw(r), draw(n, r)
-    mask, bias, base = draw.mask(n, w), draw(w), draw(n, w)
+    mask, weight, bias = draw.mask(n, w), draw(w, w), draw(w)
     native, reference = pair(x, down)
     for m in (None, mask):
         same(native.project(x, m, down), reference.project(x, m, down))
         same(native.gather(z, x, m), reference.gather(z, x, m))
         same(native.spread(z, Factor(down), mask=m), reference.spread(z, Factor(down), mask=m))
     for factor in (Factor(down), Factor(up.T), Factor(up.T, middle, -1.5)):
-        for onto in (None, bias, base):
-            same(native.spread(z, factor, onto), reference.spread(z, factor, onto))
+        same(native.spread(z, factor), reference.spread(z, factor))
+        for c in (None, bias):
+            same(native.beside(z, factor, x, weight, c), reference.beside(z, factor, x, weight, c))
         made: list[list[Tensor]] = []
         for form in (native, reference):
             u = draw.generator.manual_seed(1) and torch.full_like(z, 7.0)
@@ -107,7 +113,7 @@ def test_ranks_and_rows_that_are_none(dtype: torch.dtype) -> None:
     native, _ = pair(x, none)
     z = native.project(x, None, none)
     assert z.shape == (5, 0)
-    same(native.spread(z, Factor(none), x), x)
+    same(native.spread(z, Factor(none)), torch.zeros_like(x))
     assert native.gather(z, x, None).shape == (0, 8)
     empty, down = draw(0, 8), draw(3, 8)
     assert native.project(empty, None, down).shape == (0, 3)
@@ -182,6 +188,9 @@ def test_where_torchs_products_are_called(monkeypatch: pytest.MonkeyPatch) -> No
     assert not compiled(x.to("meta"), down.to("meta"))
     assert not compiled(x, torch.randn(narrow._MOST_RANK + 1, 8))
     assert compiled(x, torch.randn(narrow._MOST_RANK, 8))
+    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 33)
+    assert not compiled() and compiled(torch.randn(5, 8))
+    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
     monkeypatch.setenv("TAPERTUNE_KERNEL", "fused")
     assert not compiled()
     monkeypatch.setenv("TAPERTUNE_KERNEL", "native")

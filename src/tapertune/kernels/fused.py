@@ -2,7 +2,7 @@
 
     y_i = x W_i' + c_i + s_i (((x * mask) down_i') * middle_i) up_i'
 
-Each base's product is added to its chain's output in place, so that no second d_out-wide tensor exists. Backward forms
+Base and chain add up in place, so that no second d_out-wide tensor exists. Backward forms
 each of its products with the output gradients once, and adds up the input's gradient in place. The products with narrow
 factors are ``narrow``'s. Kept for backward: the r-wide products only while something behind them trains; the input only
 while a ``down`` does and its producer cannot make it again (see ``producer``); the dropout mask, where there is one, as
@@ -79,10 +79,7 @@ class _LinearsWithChains(torch.autograd.Function):
         outputs, end = [], 0
         for (weight, bias, down, middle, up), scaling in zip(parts, scalings, strict=True):
             begin, end = end, end + down.shape[0]
-            # the narrow product first, so that the base layer's adds to it as it would have to a bias
-            y = with_narrow.spread(narrow[:, begin:end], Factor(up.T, middle, scaling), bias)
-            # in place; unlike addmm_, operation counters see it
-            torch.addmm(y, rows, weight.T, out=y)
+            y = with_narrow.beside(narrow[:, begin:end], Factor(up.T, middle, scaling), rows, weight, bias)
             y = y.view(*x.shape[:-1], weight.shape[0])
             outputs.append(y)
         downs, behind = _trains(ctx.needs_input_grad)

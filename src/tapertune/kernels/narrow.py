@@ -33,8 +33,12 @@ class Products(Protocol):
         """``(x * mask) matrix'``: (n, w) and (r, w) -> (n, r)."""
         ...
 
-    def spread(self, z: Tensor, factor: Factor, onto: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """``(z factor) * mask + onto``: (n, r), (r, w) and (n, w) or (w,) -> (n, w); not both mask and onto."""
+    def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
+        """``(z factor) * mask``: (n, r) and (r, w) -> (n, w)."""
+        ...
+
+    def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``z factor + x weight' + bias``: (n, r), (r, w), (n, v), (w, v) and (w,) -> (n, w)."""
         ...
 
     def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
@@ -50,14 +54,16 @@ class _Torch:
     def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
         return _under(x, mask).mm(matrix.T)
 
-    def spread(self, z: Tensor, factor: Factor, onto: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
         matrix, middle, scaling = factor
-        if middle is not None:
-            z = z * middle
-        if onto is not None:
-            return torch.addmm(onto, z, matrix, alpha=scaling)
-        made = z.mm(matrix)
+        made = (z if middle is None else z * middle).mm(matrix)
         return _under(made if scaling == 1.0 else made.mul_(scaling), mask)
+
+    def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        matrix, middle, scaling = factor
+        y = x.mm(weight.T) if bias is None else torch.addmm(bias, x, weight.T)
+        # in place; unlike addmm_, operation counters see it
+        return torch.addmm(y, z if middle is None else z * middle, matrix, alpha=scaling, out=y)
 
     def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
         matrix, middle, scaling = factor
@@ -96,11 +102,18 @@ class _Native:
         )
         return z
 
-    def spread(self, z: Tensor, factor: Factor, onto: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
+        return self._spread_onto(None, z, factor, mask)
+
+    def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # the base's product last: it adds to what is there as it would have to a bias
+        y = self._spread_onto(bias, z, factor, None)
+        return torch.addmm(y, x, weight.T, out=y)
+
+    def _spread_onto(self, bias: Tensor | None, z: Tensor, factor: Factor, mask: Tensor | None) -> Tensor:
         (n, r), w = z.shape, factor.matrix.shape[1]
         z, y = _in_order(z), z.new_empty(n, w)
-        start = (None, 0) if onto is None else (onto.data_ptr(), onto.stride(0) if onto.dim() == 2 else 0)
-        self._spread(n, w, r, z.data_ptr(), z.stride(0), *_parts(factor), *start, _at(mask), y.data_ptr(), w)
+        self._spread(n, w, r, z.data_ptr(), z.stride(0), *_parts(factor), _at(bias), _at(mask), y.data_ptr(), w)
         return y
 
     def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
@@ -172,11 +185,15 @@ _NATIVE: dict[str, _Native] = {}
 
 # Beyond this rank a product is large enough for torch's.
 _MOST_RANK = 32
+# An activation of fewer elements lies in the core's own cache, where torch's products are as quick.
+_LEAST_ELEMENTS = 1 << 14
 
 
 def products(rows: Tensor, *matrices: Tensor) -> Products:
     """What multiplies these activations with these matrices."""
-    if max(matrix.shape[0] for matrix in matrices) > _MOST_RANK or rows.stride(1) != 1:
+    if rows.numel() < _LEAST_ELEMENTS or rows.stride(1) != 1:
+        return _TORCH
+    if max(matrix.shape[0] for matrix in matrices) > _MOST_RANK:
         return _TORCH
     compiled = compiled_for(rows, *matrices)
     if compiled is None:

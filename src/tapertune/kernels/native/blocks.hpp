@@ -172,15 +172,15 @@ void project_block(const Source &x, Index row, Index n, const T *m, Index w, Ind
   }
 }
 
-// y (R, C vectors) = start + (z m) * mask
+// y (R, C vectors) = (z m) * mask + bias
 template <class T, int R, int C>
-inline void spread_tile(T *y, Index ldy, const T *start, Index lds, const T *z, Index ldz, const T *m, Index ldm, Index r,
+inline void spread_tile(T *y, Index ldy, const T *bias, const T *z, Index ldz, const T *m, Index ldm, Index r,
                         const unsigned char *mask, Index mask_ld) {
   Vec<T> sum[R][C];
   for (int i = 0; i < R; i++)
     for (int c = 0; c < C; c++) {
       __builtin_prefetch(y + (i + AHEAD) * ldy + c * LANES<T>, 1);
-      sum[i][c] = mask || !start ? Vec<T>{} : load(start + i * lds + c * LANES<T>);
+      sum[i][c] = mask || !bias ? Vec<T>{} : load(bias + c * LANES<T>);
     }
   for (Index j = 0; j < r; j++) {
     Vec<T> ms[C];
@@ -193,26 +193,26 @@ inline void spread_tile(T *y, Index ldy, const T *start, Index lds, const T *z, 
   for (int i = 0; i < R; i++)
     for (int c = 0; c < C; c++) {
       if (mask) sum[i][c] *= masks<T>(mask + i * mask_ld + c * LANES<T>);
-      if (mask && start) sum[i][c] += load(start + i * lds + c * LANES<T>);
+      if (mask && bias) sum[i][c] += load(bias + c * LANES<T>);
       store(y + i * ldy + c * LANES<T>, sum[i][c]);
     }
 }
 
 template <class T, int R>
-inline void spread_rows(T *y, Index ldy, const T *start, Index lds, const T *z, Index ldz, const T *m, Index ldm, Index w, Index r,
+inline void spread_rows(T *y, Index ldy, const T *bias, const T *z, Index ldz, const T *m, Index ldm, Index w, Index r,
                      const unsigned char *mask, Index mask_ld) {
   const auto keep = [mask](Index c) { return mask ? mask + c : nullptr; };
-  const auto on = [start](Index c) { return start ? start + c : nullptr; };
+  const auto on = [bias](Index c) { return bias ? bias + c : nullptr; };
   Index c = 0;
   for (; c + WIDE * LANES<T> <= w; c += WIDE * LANES<T>)
-    spread_tile<T, R, WIDE>(y + c, ldy, on(c), lds, z, ldz, m + c, ldm, r, keep(c), mask_ld);
-  for (; c + LANES<T> <= w; c += LANES<T>) spread_tile<T, R, 1>(y + c, ldy, on(c), lds, z, ldz, m + c, ldm, r, keep(c), mask_ld);
+    spread_tile<T, R, WIDE>(y + c, ldy, on(c), z, ldz, m + c, ldm, r, keep(c), mask_ld);
+  for (; c + LANES<T> <= w; c += LANES<T>) spread_tile<T, R, 1>(y + c, ldy, on(c), z, ldz, m + c, ldm, r, keep(c), mask_ld);
   for (; c < w; c++)
     for (int i = 0; i < R; i++) {
       T sum = 0;
       for (Index j = 0; j < r; j++) sum += z[i * ldz + j] * m[j * ldm + c];
       if (mask) sum *= static_cast<T>(mask[i * mask_ld + c]);
-      y[i * ldy + c] = start ? start[i * lds + c] + sum : sum;
+      y[i * ldy + c] = bias ? bias[c] + sum : sum;
     }
 }
 

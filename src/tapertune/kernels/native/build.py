@@ -129,7 +129,7 @@ def _open(path: Path) -> ctypes.CDLL:
     sizes, factor = [index] * 3, [pointer, index, index]
     signatures = {
         "project": [*sizes, pointer, index, pointer, *factor, pointer, index],
-        "spread": [*sizes, pointer, index, *factor, pointer, real, pointer, index, pointer, pointer, index],
+        "spread": [*sizes, pointer, index, *factor, pointer, real, pointer, pointer, pointer, index],
         "pull": [*sizes, pointer, index, *factor, pointer, real, pointer, index, pointer, index, pointer],
         "sinter": [*sizes, *[pointer] * 2, *[real] * 3, *[pointer] * 5],
         "gather": [*sizes, pointer, index, pointer, index, *[pointer] * 4, ctypes.c_bool, pointer, pointer],

@@ -27,7 +27,7 @@ void project(Index n, Index w, Index r, const T *x, Index ldx, const unsigned ch
 
 template <class T>
 void spread(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index m_row, Index m_col, const T *coef,
-            T scale, const T *start, Index lds, const unsigned char *mask, T *y, Index ldy) {
+            T scale, const T *bias, const unsigned char *mask, T *y, Index ldy) {
   std::vector<T> room;
   const T *factor = packed<T>(room, m, m_row, m_col, coef, scale, r, w);
   const Index step = chunk<T>(w, r);
@@ -35,12 +35,12 @@ void spread(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index 
     for (Index c = 0; c < w; c += step) {
       const Index cols = smaller(step, w - c), end = first + rows;
       const auto keep = [&](Index i) { return mask ? mask + i * w + c : nullptr; };
-      const auto on = [&](Index i) { return start ? start + i * lds + c : nullptr; };
+      const T *on = bias ? bias + c : nullptr;
       Index i = first;
       for (; i + TALL <= end; i += TALL)
-        spread_rows<T, TALL>(y + i * ldy + c, ldy, on(i), lds, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
+        spread_rows<T, TALL>(y + i * ldy + c, ldy, on, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
       for (; i < end; i++)
-        spread_rows<T, 1>(y + i * ldy + c, ldy, on(i), lds, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
+        spread_rows<T, 1>(y + i * ldy + c, ldy, on, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
     }
   });
 }
@@ -89,9 +89,8 @@ void gather(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index 
     project<T>(n, w, r, x, ldx, mask, m, m_row, m_col, z, ldz);                                                        \
   }                                                                                                                    \
   void NAME##_spread(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index m_row, Index m_col,           \
-                     const T *coef, double scale, const T *start, Index lds, const unsigned char *mask, T *y,        \
-                     Index ldy) {  \
-    spread<T>(n, w, r, z, ldz, m, m_row, m_col, coef, static_cast<T>(scale), start, lds, mask, y, ldy);                     \
+                     const T *coef, double scale, const T *bias, const unsigned char *mask, T *y, Index ldy) {         \
+    spread<T>(n, w, r, z, ldz, m, m_row, m_col, coef, static_cast<T>(scale), bias, mask, y, ldy);                      \
   }                                                                                                                    \
   void NAME##_pull(Index n, Index w, Index r, const T *g, Index ldg, const T *m, Index m_row, Index m_col,             \
                    const T *coef, double scale, T *u, Index ldu, const T *z, Index ldz, T *d) {                        \
