@@ -113,6 +113,22 @@ template <class T> struct Gelu {
 
 // ---- products ----------------------------------------------------------------------------------------------------------
 
+template <class T> struct Part {
+  const T *from;
+  Index ld;
+};
+
+// some columns of a block of rows, where they lie or, if they have to be made, in a room of rows of `wide`
+template <class T, class Source>
+inline Part<T> part_of(const Source &x, Index row, Index rows, Index col, Index cols, T *room, Index wide) {
+  if constexpr (Source::made) {
+    x.fill(room, wide, row, rows, col, cols);
+    return {room, wide};
+  } else {
+    return {x.at(row) + col, x.ld};
+  }
+}
+
 // z (R, J) (+)= x (R, w) m' of m (J, w)
 template <class T, int R, int J, bool FETCH>
 inline void dots(const T *x, Index ldx, const T *m, Index ldm, Index w, T *z, Index ldz, bool add) {
@@ -157,15 +173,7 @@ void project_block(const Source &x, Index row, Index n, const T *m, Index w, Ind
   const Index step = chunk<T>(w, r);
   for (Index c = 0; c < w; c += step) {
     const Index cols = smaller(step, w - c);
-    const T *from;
-    Index ld;
-    if constexpr (Source::made) {
-      x.fill(room, ld = step, row, n, c, cols);
-      from = room;
-    } else {
-      from = x.at(row) + c;
-      ld = x.ld;
-    }
+    const auto [from, ld] = part_of(x, row, n, c, cols, room, step);
     Index i = 0;
     for (; i + TALL <= n; i += TALL) dots_of_rows<T, TALL, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
     for (; i < n; i++) dots_of_rows<T, 1, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
@@ -253,15 +261,7 @@ void outer_block(const Source &x, Index row, Index n, const T *z, Index ldz, T *
   constexpr Index TILE = WIDE * LANES<T>;
   for (Index c = 0; c < w; c += TILE) {
     const Index cols = smaller(TILE, w - c);
-    const T *from;
-    Index ld;
-    if constexpr (Source::made) {
-      x.fill(room, ld = TILE, row, n, c, cols);
-      from = room;
-    } else {
-      from = x.at(row) + c;
-      ld = x.ld;
-    }
+    const auto [from, ld] = part_of(x, row, n, c, cols, room, TILE);
     Index j = 0;
     for (; j + TALL <= r; j += TALL) outer_columns<T, TALL, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
     for (; j < r; j++) outer_columns<T, 1, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
