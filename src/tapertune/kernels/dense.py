@@ -39,9 +39,11 @@ class _LinearWithMap(torch.autograd.Function):
         sinter = compiled_sinter(chain, weight, tensors)
         if sinter is not None:
             sinter.put(weight, scaling, update)
-        for at in () if sinter else _blocks(weight):
-            room = _rows(update, at)
-            _put(chain.update(_part(chain, tensors, at), None if onto is None else room), scaling, onto, at, room)
+        else:
+            for at in _blocks(weight):
+                room = _rows(update, at)
+                part = _part(chain, tensors, at)
+                _put(chain.update(part, None if onto is None else room), scaling, onto, at, room)
         if onto is None:
             y = rows.mm(weight.T) if bias is None else torch.addmm(bias, rows, weight.T)
             torch.addmm(y, rows, update.T, out=y)
@@ -95,7 +97,8 @@ def _pull(
     sinter = compiled_sinter(chain, weight, tensors)
     if sinter is not None:
         sinter.put(weight, scaling, update, grad, pulled)
-    for at in () if sinter else _blocks(weight):
+        return pulled, update
+    for at in _blocks(weight):
         part = _part(chain, tensors, at)
         room = None if update is None else _rows(update, at)
         out = None if onto is None else room

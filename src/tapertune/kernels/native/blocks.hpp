@@ -17,54 +17,6 @@ template <class T, bool FAR> struct Plain {
   const T *at(Index row) const { return x + row * ld; }
 };
 
-// Rows times a mask of zeros and ones.
-template <class T> struct Masked {
-  static constexpr bool made = true, far = false;
-  const T *x;
-  Index ld;
-  const unsigned char *mask;
-  Index mask_ld;
-  void fill(T *out, Index out_ld, Index row, Index rows, Index col, Index cols) const {
-    for (Index i = row; i < row + rows; i++, out += out_ld) {
-      const T *from = x + i * ld + col;
-      const unsigned char *keep = mask + i * mask_ld + col;
-      Index c = 0;
-      for (; c + LANES<T> <= cols; c += LANES<T>) {
-        __builtin_prefetch(from + AHEAD * ld + c);
-        store(out + c, load(from + c) * masks<T>(keep + c));
-      }
-      for (; c < cols; c++) out[c] = from[c] * static_cast<T>(keep[c]);
-    }
-  }
-};
-
-// The output of a layer norm, from its input, mean and reciprocal standard deviation; times a mask, where there is one.
-template <class T> struct Normed {
-  static constexpr bool made = true, far = false;
-  const T *x;
-  Index ld;
-  const T *mean, *rstd, *weight, *bias;
-  const unsigned char *mask;
-  Index mask_ld;
-  void fill(T *out, Index out_ld, Index row, Index rows, Index col, Index cols) const {
-    for (Index i = row; i < row + rows; i++, out += out_ld) {
-      const T *from = x + i * ld + col;
-      const unsigned char *keep = mask ? mask + i * mask_ld + col : nullptr;
-      const T m = mean[i], s = rstd[i];
-      Index c = 0;
-      for (; c + LANES<T> <= cols; c += LANES<T>) {
-        __builtin_prefetch(from + AHEAD * ld + c);
-        Vec<T> v = (load(from + c) - m) * s * load(weight + col + c) + load(bias + col + c);
-        store(out + c, keep ? v * masks<T>(keep + c) : v);
-      }
-      for (; c < cols; c++) {
-        T v = (from[c] - m) * s * weight[col + c] + bias[col + c];
-        out[c] = keep ? v * static_cast<T>(keep[c]) : v;
-      }
-    }
-  }
-};
-
 // erf of a vector. In float, an odd rational function fitted to |x| < 3.92, where erf is one to float's precision; off by
 // 4e-7 at most.
 inline Vec<float> erf_of(Vec<float> x) {
@@ -85,29 +37,47 @@ inline Vec<double> erf_of(Vec<double> x) {
   return x;
 }
 
-// x Phi(x) of the normal distribution function; times a mask, where there is one.
-template <class T> struct Gelu {
+// Rows of which something is made on the way, times a mask of zeros and ones, where there is one.
+template <class T, class Of> struct Made {
   static constexpr bool made = true, far = false;
   const T *x;
   Index ld;
   const unsigned char *mask;
   Index mask_ld;
+  Of of;
   void fill(T *out, Index out_ld, Index row, Index rows, Index col, Index cols) const {
-    constexpr T ROOT = static_cast<T>(0.70710678118654752440);
     for (Index i = row; i < row + rows; i++, out += out_ld) {
       const T *from = x + i * ld + col;
-      const unsigned char *keep = mask ? mask + i * mask_ld + col : nullptr;
-      Index c = 0;
-      for (; c + LANES<T> <= cols; c += LANES<T>) {
+      for (Index c = 0; c < cols; c += LANES<T>) {
+        const Index count = smaller(LANES<T>, cols - c);
         __builtin_prefetch(from + AHEAD * ld + c);
-        const Vec<T> v = load(from + c), y = v * T(0.5) * (erf_of(v * ROOT) + T(1));
-        store(out + c, keep ? y * masks<T>(keep + c) : y);
-      }
-      for (; c < cols; c++) {
-        const T y = from[c] * T(0.5) * (std::erf(from[c] * ROOT) + T(1));
-        out[c] = keep ? y * static_cast<T>(keep[c]) : y;
+        const Vec<T> v = of(load(from + c, count), i, col + c, count);
+        store(out + c, mask ? v * masks<T>(mask + i * mask_ld + col + c, count) : v, count);
       }
     }
+  }
+};
+template <class T, class Of>
+Made<T, Of> made(const T *x, Index ld, const unsigned char *mask, Index mask_ld, Of of) {
+  return {x, ld, mask, mask_ld, of};
+}
+
+// What is made of a vector of row i from column c on.
+template <class T> struct Same {
+  Vec<T> operator()(Vec<T> v, Index, Index, Index) const { return v; }
+};
+// A layer norm, by its statistics.
+template <class T> struct Norm {
+  const T *mean, *rstd, *weight, *bias;
+  Vec<T> operator()(Vec<T> v, Index i, Index c, Index count) const {
+    return (v - mean[i]) * rstd[i] * load(weight + c, count) + load(bias + c, count);
+  }
+};
+// x Phi(x) of the normal distribution function.
+template <class T> struct Gelu {
+  Vec<T> operator()(Vec<T> v, Index, Index, Index) const {
+    constexpr T ROOT = static_cast<T>(0.70710678118654752440);
+    return v * T(0.5) * (erf_of(v * ROOT) + T(1));
   }
 };
 
@@ -175,12 +145,13 @@ void project_block(const Source &x, Index row, Index n, const T *m, Index w, Ind
     const Index cols = smaller(step, w - c);
     const auto [from, ld] = part_of(x, row, n, c, cols, room, step);
     Index i = 0;
-    for (; i + TALL <= n; i += TALL) dots_of_rows<T, TALL, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
+    for (; i + TALL <= n; i += TALL)
+      dots_of_rows<T, TALL, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
     for (; i < n; i++) dots_of_rows<T, 1, Source::far>(from + i * ld, ld, m + c, w, cols, r, z + i * ldz, ldz, c > 0);
   }
 }
 
-// y (R, C vectors) = (z m) * mask + bias
+// y (R, C vectors) = z m + bias, or (z m) * mask
 template <class T, int R, int C>
 inline void spread_tile(T *y, Index ldy, const T *bias, const T *z, Index ldz, const T *m, Index ldm, Index r,
                         const unsigned char *mask, Index mask_ld) {
@@ -188,7 +159,7 @@ inline void spread_tile(T *y, Index ldy, const T *bias, const T *z, Index ldz, c
   for (int i = 0; i < R; i++)
     for (int c = 0; c < C; c++) {
       __builtin_prefetch(y + (i + AHEAD) * ldy + c * LANES<T>, 1);
-      sum[i][c] = mask || !bias ? Vec<T>{} : load(bias + c * LANES<T>);
+      sum[i][c] = bias ? load(bias + c * LANES<T>) : Vec<T>{};
     }
   for (Index j = 0; j < r; j++) {
     Vec<T> ms[C];
@@ -201,7 +172,6 @@ inline void spread_tile(T *y, Index ldy, const T *bias, const T *z, Index ldz, c
   for (int i = 0; i < R; i++)
     for (int c = 0; c < C; c++) {
       if (mask) sum[i][c] *= masks<T>(mask + i * mask_ld + c * LANES<T>);
-      if (mask && bias) sum[i][c] += load(bias + c * LANES<T>);
       store(y + i * ldy + c * LANES<T>, sum[i][c]);
     }
 }
@@ -214,13 +184,13 @@ inline void spread_rows(T *y, Index ldy, const T *bias, const T *z, Index ldz, c
   Index c = 0;
   for (; c + WIDE * LANES<T> <= w; c += WIDE * LANES<T>)
     spread_tile<T, R, WIDE>(y + c, ldy, on(c), z, ldz, m + c, ldm, r, keep(c), mask_ld);
-  for (; c + LANES<T> <= w; c += LANES<T>) spread_tile<T, R, 1>(y + c, ldy, on(c), z, ldz, m + c, ldm, r, keep(c), mask_ld);
+  for (; c + LANES<T> <= w; c += LANES<T>)
+    spread_tile<T, R, 1>(y + c, ldy, on(c), z, ldz, m + c, ldm, r, keep(c), mask_ld);
   for (; c < w; c++)
     for (int i = 0; i < R; i++) {
-      T sum = 0;
+      T sum = bias ? bias[c] : 0;
       for (Index j = 0; j < r; j++) sum += z[i * ldz + j] * m[j * ldm + c];
-      if (mask) sum *= static_cast<T>(mask[i * mask_ld + c]);
-      y[i * ldy + c] = bias ? bias[c] + sum : sum;
+      y[i * ldy + c] = mask ? sum * static_cast<T>(mask[i * mask_ld + c]) : sum;
     }
 }
 
@@ -263,7 +233,8 @@ void outer_block(const Source &x, Index row, Index n, const T *z, Index ldz, T *
     const Index cols = smaller(TILE, w - c);
     const auto [from, ld] = part_of(x, row, n, c, cols, room, TILE);
     Index j = 0;
-    for (; j + TALL <= r; j += TALL) outer_columns<T, TALL, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
+    for (; j + TALL <= r; j += TALL)
+      outer_columns<T, TALL, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
     for (; j < r; j++) outer_columns<T, 1, Source::far>(d + j * w + c, w, z + j, ldz, from, ld, n, cols);
   }
 }

@@ -17,11 +17,11 @@ void project(Index n, Index w, Index r, const T *x, Index ldx, const unsigned ch
              Index m_col, T *z, Index ldz) {
   std::vector<T> room;
   const T *factor = packed<T>(room, m, m_row, m_col, nullptr, 1, r, w);
-  over_rows<T>(n, w, mask ? ROWS * chunk<T>(w, r) : 0, [&](int, Index i, Index rows, T *made) {
+  over_rows<T>(n, w, mask ? ROWS * chunk<T>(w, r) : 0, [&](int, Index i, Index rows, T *block) {
     if (mask)
-      project_block<T>(Masked<T>{x, ldx, mask, w}, i, rows, factor, w, r, z + i * ldz, ldz, made);
+      project_block<T>(made(x, ldx, mask, w, Same<T>{}), i, rows, factor, w, r, z + i * ldz, ldz, block);
     else
-      project_block<T>(Plain<T, true>{x, ldx}, i, rows, factor, w, r, z + i * ldz, ldz, made);
+      project_block<T>(Plain<T, true>{x, ldx}, i, rows, factor, w, r, z + i * ldz, ldz, block);
   });
 }
 
@@ -70,11 +70,11 @@ void gather(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index 
       outer_block<T>(source, i, rows, u + i * ldu, ldu, sums.of(t), w, r, room);
     };
     if (mean)
-      from(Normed<T>{x, ldx, mean, rstd, weight, bias, mask, w});
+      from(made(x, ldx, mask, w, Norm<T>{mean, rstd, weight, bias}));
     else if (gelu)
-      from(Gelu<T>{x, ldx, mask, w});
+      from(made(x, ldx, mask, w, Gelu<T>{}));
     else if (mask)
-      from(Masked<T>{x, ldx, mask, w});
+      from(made(x, ldx, mask, w, Same<T>{}));
     else
       from(Plain<T, true>{x, ldx});
   });

@@ -50,9 +50,20 @@ template <class T> constexpr Index LANES = BYTES / sizeof(T);
 
 template <class T> inline Vec<T> load(const T *p) { return *reinterpret_cast<const Vec<T> *>(p); }
 template <class T> inline void store(T *p, Vec<T> v) { *reinterpret_cast<Vec<T> *>(p) = v; }
-template <class T> inline Vec<T> masks(const unsigned char *p) {
-  Vec<T> v;
-  for (Index l = 0; l < LANES<T>; l++) v[l] = static_cast<T>(p[l]);
+// count lanes of a vector, at most all; the others are zero
+template <class T> inline Vec<T> load(const T *p, Index count) {
+  if (count == LANES<T>) return load(p);
+  Vec<T> v = {};
+  for (Index l = 0; l < count; l++) v[l] = p[l];
+  return v;
+}
+template <class T> inline void store(T *p, Vec<T> v, Index count) {
+  if (count == LANES<T>) return store(p, v);
+  for (Index l = 0; l < count; l++) p[l] = v[l];
+}
+template <class T> inline Vec<T> masks(const unsigned char *p, Index count = LANES<T>) {
+  Vec<T> v = {};
+  for (Index l = 0; l < count; l++) v[l] = static_cast<T>(p[l]);
   return v;
 }
 

@@ -82,15 +82,6 @@ template <class T> struct Map {
   }
 };
 
-template <class T> inline Vec<T> some(const T *p, Index count) {
-  Vec<T> v = {};
-  for (Index l = 0; l < count; l++) v[l] = p[l];
-  return v;
-}
-template <class T> inline void put(T *p, Vec<T> v, Index count) {
-  for (Index l = 0; l < count; l++) p[l] = v[l];
-}
-
 // C vectors of columns of R rows, the last one of them with `last` lanes: sum = weight + scale f(b a), where there is a
 // weight; g *= f'(b a), where there is a g
 template <class T, int R, int C>
@@ -103,15 +94,8 @@ inline void tile(const Map<T> &map, const T *b, Index r, const T *a, Index w, co
       if (weight) __builtin_prefetch(sum + (i + AHEAD) * w + c * LANES<T>, 1);
       if (g) __builtin_prefetch(g + (i + AHEAD) * w + c * LANES<T>, 1);
     }
-  const auto get = [&](const T *p, int c) {
-    return c + 1 < C || last == LANES<T> ? load(p + c * LANES<T>) : some(p + c * LANES<T>, last);
-  };
-  const auto set = [&](T *p, int c, Vec<T> v) {
-    if (c + 1 < C || last == LANES<T>)
-      store(p + c * LANES<T>, v);
-    else
-      put(p + c * LANES<T>, v, last);
-  };
+  const auto get = [&](const T *p, int c) { return load(p + c * LANES<T>, c + 1 < C ? LANES<T> : last); };
+  const auto set = [&](T *p, int c, Vec<T> v) { store(p + c * LANES<T>, v, c + 1 < C ? LANES<T> : last); };
   for (Index j = 0; j < r; j++) {
     Vec<T> as[C];
     for (int c = 0; c < C; c++) as[c] = get(a + j * w, c);
