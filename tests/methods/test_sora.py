@@ -79,14 +79,20 @@ def test_a_rising_threshold() -> None:
     config = tapertune.make_config("sora", r=4, threshold=0.1, plan=plan)
     model = get_peft_model(tiny_bert(), config)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    controller = tapertune.attach(model, optimizer, total_steps=12)
-    used = []
-    for t in range(12):
+    controller = tapertune.attach(model, optimizer, total_steps=28)
+    gates = [m.factor("default", "g") for m in model.modules() if isinstance(m, ChainLayer)]
+    used, known = [], []
+    for t in range(28):
         model(**batch(seed=t)).loss.backward()
         optimizer.step()
-        used.append(sum(controller.ranks.values()))
+        used.append(sum(int(g.count_nonzero()) for g in gates))
+        known.append(sum(controller.ranks.values()))
     assert used[2] == 48 and used[-1] < 48 and used == sorted(used, reverse=True)
+    # gates that move all the time are looked at every tenth step, and at the end
+    assert known == [48] * 13 + [used[13]] * 10 + [used[23]] * 5
+    assert used[-1] < used[23]
     controller.finish()
+    assert sum(controller.ranks.values()) == used[-1]
     assert sum(controller.ranks.values()) == sum(
         m.rank("default") for m in model.modules() if isinstance(m, ChainLayer)
     )

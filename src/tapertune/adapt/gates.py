@@ -77,17 +77,27 @@ class Gates:
             keep: by gate, the components that stay; of other gates those that are not zero do.
             optimizer: of the factors.
         """
-        names, cuts = list(keep), Cuts()
+        names = list(keep)
         chosen = dict(zip(names, _flags(keep[name] for name in names), strict=True))
+        stays: dict[str, list[int]] = {}
         for group, used in zip(self.groups, self._in_use(), strict=True):
-            stay = chosen.get(group.gate, used)
-            if not all(stay):
-                index = torch.tensor([i for i, stays in enumerate(stay) if stays], dtype=torch.long)
-                index = index.to(self.handles[group.gate].parameter.device)
-                cuts.update((name, (axis, index)) for name, axis in self._along[group.gate])
+            flags = chosen.get(group.gate, used)
+            if not all(flags):
+                stays[group.gate] = [i for i, stay in enumerate(flags) if stay]
+        cuts = Cuts()
+        for gate, index in zip(stays, self._indices(stays), strict=True):
+            cuts.update((name, (axis, index)) for name, axis in self._along[gate])
         for name, (axis, index) in cuts.items():
             take(self.handles[name].parameter, axis, index, optimizer)
         return cuts
+
+    def _indices(self, by_gate: Mapping[str, Sequence[int]]) -> Sequence[Tensor]:
+        """Lists of indices on the device, sent there at once."""
+        if not by_gate:
+            return []
+        device = self.handles[next(iter(by_gate))].parameter.device
+        flat = torch.tensor(list(itertools.chain(*by_gate.values())), dtype=torch.long)
+        return flat.to(device).split([len(index) for index in by_gate.values()])
 
     def _in_use(self) -> list[list[bool]]:
         return _flags(whole(self.handles[group.gate].parameter.detach()).flatten() for group in self.groups)

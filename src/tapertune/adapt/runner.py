@@ -19,6 +19,9 @@ from .importance import Scores
 from .plan import Plan
 from .stacked import Module
 
+# Steps between two looks at gates that a threshold moves all the time: whoever reads them waits for the device.
+_LOOK = 10
+
 
 class Runner:
     """Runs one plan over the factors of an adapter. The controller tells it when.
@@ -46,6 +49,7 @@ class Runner:
         self.compacted = False
         self.removed = False
         self.ranks = self._sizes = self.gates.sizes()
+        self._looked = -_LOOK
         self.final: Decision | None = None
         self.refresh()
         self.averages = self._make_averages(self.scene.watched)
@@ -107,7 +111,8 @@ class Runner:
             folded = {"folded": self.fold()} if self.plan.policy.fold else {}
             report("freeze", step, names=freeze, threshold=decision.threshold, remaining=remaining, **folded)
         settled = step > 0 and schedule.settled(step, self.total_steps)
-        if self._prune(decision, settled, optimizer, others):
+        self._move(decision, optimizer)
+        if self._looks(step, decision) and self._prune(decision, settled, optimizer, others):
             self._report_ranks(step, decision, remaining, report)
         # scores stay as they are now, and so does what follows from them; a threshold goes on acting on new values
         if settled and decision.shrink is None:
@@ -120,7 +125,11 @@ class Runner:
 
         Only after a decision: a gate that starts at zero and has not trained yet is no pruned one.
         """
-        if not self.compacted and self.ranks != self.gates.sizes() and self.compact(optimizer, others):
+        if self.compacted:
+            return
+        moved = self._looked >= 0  # by a threshold, perhaps since the last look
+        cut = (moved or self.ranks != self.gates.sizes()) and self.compact(optimizer, others)
+        if cut or moved:
             self._report_ranks(step, Decision(), self.plan.schedule.remaining(step, self.total_steps), report)
 
     def _freeze(self, names: Sequence[str], step: int, optimizer: Optimizer | None) -> None:
@@ -162,13 +171,26 @@ class Runner:
         frozen = {h.module: h for h in self.handles.values() if h.module not in trains}
         return sum(handle.fold() for handle in frozen.values())
 
-    def _prune(self, decision: Decision, settled: bool, optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
-        """Does to gates what was decided, and removes what is to go now; whether ranks may have changed."""
-        gated = bool(decision.keep) or decision.shrink is not None
+    def _move(self, decision: Decision, optimizer: Optimizer | None) -> None:
+        """Does to gates what was decided."""
         self.gates.mask(decision.keep)
         if decision.shrink is not None:
             rates = optimizer if getattr(self.plan.policy, "times_lr", False) else None
             self.gates.shrink(*decision.shrink, self.training, rates)
+
+    def _looks(self, step: int, decision: Decision) -> bool:
+        """Whether to see now what has become of the gates: always after a choice among them, now and then while a
+        threshold works on them."""
+        if decision.shrink is None:
+            return True
+        if step - self._looked < _LOOK:
+            return False
+        self._looked = step
+        return True
+
+    def _prune(self, decision: Decision, settled: bool, optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
+        """Removes what is to go now; whether ranks may have changed."""
+        gated = bool(decision.keep) or decision.shrink is not None
         if settled and self.plan.policy.settles:
             return self.compact(optimizer, others) or gated
         if gated and self.plan.compact == "on_event":
@@ -215,6 +237,7 @@ class Runner:
             "names": [] if self.averages is None else self.averages.names,
             "compacted": self.compacted,
             "removed": self.removed,
+            "looked": self._looked,
             "ranks": self.ranks,
             "total": self.scene.total,
             "sizes": {group.gate: group.size for group in self.scene.groups},
@@ -233,6 +256,7 @@ class Runner:
         self.frozen = {name: int(step) for name, step in saved["frozen"].items()}
         self.compacted, self.ranks = saved["compacted"], dict(saved["ranks"])
         self.removed, self._sizes = saved.get("removed", self.compacted), self.gates.sizes()
+        self._looked = saved.get("looked", -_LOOK)
         freeze((self.handles[n] for n in self.frozen), None, keep_requires_grad=self.distributed)
         self.training.difference_update(self.frozen)
         self.averages = self._make_averages(saved["names"])

@@ -1,0 +1,66 @@
+"""Every method on a device that is not the processor: what lies where, and how often training waits for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+from tapertune.methods import METHODS
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason=f"torch {torch.__version__} has no devices made in Python",
+)
+
+# steps at which something is read: those that decide, and for gates that move all the time every tenth
+READS = {"aflora": {6}, "adalora": {10, 12}, "lora2": {10, 12}, "sora": {0, 10}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("away") / "runs.json"
+    worker = Path(__file__).parent / "away_worker.py"
+    # merging LoRAN's map into bfloat16 warns, as it should
+    subprocess.run([sys.executable, "-W", "ignore", str(worker), str(path)], check=True, timeout=300)
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(params=METHODS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_training_is_the_processors(name: str, runs: dict[str, Any]) -> None:
+    near, away = runs[name]["near"], runs[name]["away"]
+    for key in ("losses", "logits"):
+        torch.testing.assert_close(torch.tensor(away[key]), torch.tensor(near[key]), atol=1e-4, rtol=1e-4)
+    assert away["frozen"] == near["frozen"] and bool(away["frozen"]) == (name == "aflora")
+    assert away["ranks"] == near["ranks"] and (min(away["ranks"]) < 4) == (name in ("adalora", "lora2", "sora"))
+    rough = torch.tensor(runs[name]["bfloat16"]["losses"])
+    torch.testing.assert_close(rough, torch.tensor(near["losses"]), atol=0.05, rtol=0)
+
+
+def test_everything_lies_there(name: str, runs: dict[str, Any]) -> None:
+    assert {*runs[name]["away"]["devices"], *runs[name]["bfloat16"]["devices"]} == {"away"}
+
+
+def test_the_device_is_waited_for_when_something_is_decided(name: str, runs: dict[str, Any]) -> None:
+    for kind in ("away", "bfloat16"):
+        passes, steps = zip(*runs[name][kind]["waits"], strict=True)
+        assert all(traffic == runs["base"] for traffic in passes), "forward and backward wait as the base alone does"
+        assert {step for step, traffic in enumerate(steps) if traffic} == READS.get(name, set())
+        # the threshold, the gates, and once more where ranks go, whose indices go back
+        assert all(traffic.get("fetched", 0) <= 3 and traffic.get("sent", 0) <= 1 for traffic in steps)
+
+
+def test_serving_and_merging_agree(name: str, runs: dict[str, Any]) -> None:
+    for kind, tolerance in (("away", 1e-5), ("bfloat16", 1e-2)):
+        adapted, merged = map(torch.tensor, runs[name][kind]["logits"])
+        torch.testing.assert_close(merged, adapted, atol=tolerance, rtol=0)
