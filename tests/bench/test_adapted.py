@@ -85,8 +85,8 @@ def declared(model: Any, tokens: int, input_grad: bool) -> int:
     return total
 
 
-def counted(model: Any, tokens: int, input_grad: bool) -> int:
-    x = torch.randn(2, tokens // 2, WIDTH, requires_grad=input_grad)
+def counted(model: Any, tokens: int, input_grad: bool, dtype: torch.dtype = torch.float32) -> int:
+    x = torch.randn(2, tokens // 2, WIDTH, dtype=dtype, requires_grad=input_grad)
     with FlopCounterMode(display=False) as counter:
         y = model(x)
         if y.requires_grad:
@@ -144,6 +144,18 @@ def test_in_half_precision(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         for tokens in (6, 512):
             assert counted(model, tokens, input_grad=True) == declared(model, tokens, input_grad=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", METHODS)
+def test_over_a_base_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    """The adapter is in float32, as PEFT makes it."""
+    model = adapted(name)
+    for layer in (m for m in model.modules() if isinstance(m, ChainLayer)):
+        layer.base_layer.to(dtype)
+    for state in states(model):
+        for tokens in (6, 512):
+            assert counted(model, tokens, True, dtype) == declared(model, tokens, True), (state, tokens)
 
 
 @pytest.mark.parametrize(("name", "settings"), METHOD_FORMS, ids=str)

@@ -16,6 +16,7 @@ from torch import nn
 import tapertune
 from tapertune.host import ChainLayer
 from tapertune.host.nodes import bind, fusable
+from tapertune.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*whose plan nobody runs:UserWarning")
 
@@ -140,3 +141,48 @@ def test_copies_look_for_themselves() -> None:
     replica._modules["base_layer"] = nn.Linear(16, 16).requires_grad_(False)
     torch.testing.assert_close(replica(x), expected(replica, x))
     assert pickle.loads(pickle.dumps(layer.bound)) is None
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_adapter_in_float32_over_a_base_in_bfloat16(
+    name: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PEFT makes them. What is computed is off by bfloat16's own rounding, and nothing wide is kept in float32."""
+
+    def passed(kernel: str, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Any]:
+        monkeypatch.setenv("TAPERTUNE_KERNEL", kernel)
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(96, 160)).bfloat16()
+        config = tapertune.make_config(
+            name, target_modules=["0"], init_weights=False, dropout=dropout, **{METHODS[name].rank: 8}
+        )
+        model = get_peft_model(base, config).train()
+        factors = [p for p in model.parameters() if p.requires_grad]
+        assert {p.dtype for p in factors} == {torch.float32}
+        model = model.double() if dtype == torch.float64 else model
+        x = torch.randn(256, 96).bfloat16().to(dtype).requires_grad_()
+        torch.manual_seed(2)
+        y: torch.Tensor = model(x)
+        assert y.dtype == dtype
+        seen = y.grad_fn
+        y.backward(torch.randn(256, 160).bfloat16().to(dtype), retain_graph=True)
+        grads = {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
+        assert x.grad is not None and len(grads) == len(factors)
+        return {"y": y.detach().double(), "x": x.grad.double(), **grads}, seen
+
+    exact, _ = passed("reference", torch.float64)
+    found, node = passed("fused", torch.bfloat16)
+    for key, value in exact.items():
+        assert (found[key] - value).norm() < 0.01 * value.norm(), key
+    if METHODS[name].chain(METHODS[name].settings()).linear or not dropout:
+        kept = [t for t in node.saved_tensors if t is not None and len(t) == 256]
+        assert "With" in node.name() and {t.dtype for t in kept} <= {torch.bfloat16, torch.uint8}
+
+
+def test_half_precision_with_a_small_range_is_left_to_autocast() -> None:
+    model = model_of()
+    layer = layer_of(model)
+    for dtype, able in ((torch.bfloat16, True), (torch.float16, False)):
+        layer.base_layer.to(dtype)
+        assert fusable(layer, torch.randn(2, 16, dtype=dtype), "default") is able

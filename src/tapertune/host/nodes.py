@@ -96,13 +96,14 @@ class Bound:
         return dropout if isinstance(dropout, InputDropout) and dropout.training else None
 
     def fits(self, layer: ChainLayer, x: Tensor) -> bool:
-        """Whether x is of one dtype with layer and adapter, or autocast makes it so."""
+        """Whether x is of one dtype with layer and adapter, or the node or autocast makes it so."""
         if not (self.chain.linear or self.dropout() is None):
             return False
         first = self.chain.names[0]
         factor = layer.factor(self.adapter, first) if self._own is None else self._own[first]
         dtype = x.dtype
-        if dtype == self.weight.dtype == factor.dtype and (self.bias is None or self.bias.dtype == dtype):
+        alike = dtype == self.weight.dtype and (self.bias is None or self.bias.dtype == dtype)
+        if alike and (factor.dtype == dtype or (dtype == torch.bfloat16 and factor.dtype == torch.float32)):
             return True
         return torch.is_autocast_enabled(x.device.type) and x.is_floating_point()
 
@@ -164,7 +165,8 @@ def fuse(x: Tensor, layers: Sequence[ChainLayer]) -> Sequence[Tensor]:
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
-        return _fuse(x, layers, None)
+        # PEFT holds the factors of a bfloat16 model in float32; their products are computed as autocast would
+        return _fuse(x, layers, torch.bfloat16 if x.dtype == torch.bfloat16 else None)
     dtype = torch.get_autocast_dtype(kind)
     with torch.autocast(kind, enabled=False):
         return _fuse(x.to(dtype), layers, dtype)

@@ -64,8 +64,7 @@ def built_at_pruned_ranks(method: str, **settings: Any) -> Build:
 
 def adapted(base: Base, method: str, settings: dict[str, Any]) -> Contestant:
     config = make_config(method, target_modules=list(base.targets), **settings)
-    dtype = next(base.model.parameters()).dtype
-    model = adapt_model(share_copy(base.model), config).to(dtype).train()
+    model = adapt_model(share_copy(base.model), config).train()
     return Contestant(model=model, batch=base.batch)
 
 

@@ -19,8 +19,7 @@ def rival(config: str, **settings: Any) -> Build:
 
     def build(base: Base) -> Contestant:
         made = getattr(peft, config)(target_modules=list(base.targets), **settings)
-        dtype = next(base.model.parameters()).dtype
-        model: Any = peft.get_peft_model(share_copy(base.model), made).to(dtype).train()
+        model: Any = peft.get_peft_model(share_copy(base.model), made).train()
         return Contestant(model=model, batch=base.batch, optimizer=optimizer_of(model))
 
     return build

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from bench.speed.show.made import session
 
+from tapertune.bench.speed.setting import Setting
 from tapertune.bench.speed.show.markdown import PARTS
 from tapertune.bench.speed.show.page import PAGE, write_page
 from tapertune.errors import TapertuneError
@@ -22,6 +23,23 @@ def test_the_committed_page_can_be_filled_again(tmp_path: Path) -> None:
     assert "| 1.10 [1.09-1.12], +54 MB |" in once
     write_page(session(), page)
     assert page.read_text(encoding="utf-8") == once
+
+
+def test_other_settings_fill_a_part_of_their_own(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text((ROOT / PAGE).read_text(encoding="utf-8"), encoding="utf-8")
+    write_page(session(), page)
+    before = page.read_text(encoding="utf-8")
+    for device, dtype, part in (("cpu", "bfloat16", "bfloat16"), ("cuda", "bfloat16", "cuda")):
+        made = session()
+        made.setting = Setting.model_validate({"device": device, "dtype": dtype})
+        assert write_page(made, page) == [page]
+        text = page.read_text(encoding="utf-8")
+        table = text.split(f"<!-- {part}:start -->")[1].split(f"<!-- {part}:end -->")[0]
+        assert "| PEFT or naive, bert-6x384 | now, bert-6x384 | PEFT or naive, bert-12x768 | now" in table
+        assert "Measured with: " + made.setting.describe() in table
+        assert "| LoRA r=8 | 1.01 [1.00-1.03], +54 MB | 1.10 [1.09-1.12], +54 MB |" in table
+    assert page.read_text(encoding="utf-8").split("## In bfloat16")[0] == before.split("## In bfloat16")[0]
 
 
 def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:

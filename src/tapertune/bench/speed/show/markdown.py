@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..models import MODELS
 from ..schema import KERNEL, Growth, Measurement, Session, Taper
+from ..setting import Setting
 from ..subjects import FLOOR, SUBJECTS
 from ..taper import TAPERS
 from .comparison import COMPARISON, DECODER, LARGE, SMALL, Row
@@ -41,6 +42,20 @@ def _compared(session: Session, row: Row) -> list[str]:
         _target(row),
         *(f"{cell(model, row.ours)}{_beside(session, row, model)}" for model in (SMALL, LARGE, DECODER)),
     ]
+
+
+def beside(session: Session) -> str:
+    """Each method next to PEFT's or the naive form, for the models that the session has."""
+    models = [name for name in MODELS if session.find(name, FLOOR) is not None]
+    heads = ["method", *(head for name in models for head in (f"PEFT or naive, {name}", f"now, {name}"))]
+
+    def cells(row: Row) -> Iterable[str]:
+        for name in models:
+            for subject in (row.theirs, row.ours):
+                found = None if subject is None else session.find(name, subject)
+                yield _MISSING if found is None else measured(found)
+
+    return f"{machine(session)}\n{_table(heads, ([row.title, *cells(row)] for row in COMPARISON))}"
 
 
 def measured(found: Measurement) -> str:
@@ -136,3 +151,10 @@ PARTS: dict[str, Callable[[Session], str]] = {
     "growth": lambda session: growths(session.growths),
     "taper": lambda session: tapers(session.tapers),
 }
+
+
+def parts_of(setting: Setting) -> Mapping[str, Callable[[Session], str]]:
+    """What of the page a session with this setting fills: most of it, or a part of its own."""
+    if setting.device == "cpu" and setting.dtype == "float32":
+        return PARTS
+    return {"cuda" if setting.device == "cuda" else setting.dtype: beside}

@@ -9,13 +9,13 @@ from ....errors import TapertuneError
 from ....report.files import write_text
 from ..schema import Session
 from .figures import draw_all
-from .markdown import PARTS
+from .markdown import PARTS, parts_of
 
 PAGE = Path("docs/performance.md")
 
 
 def write_page(session: Session, page: Path = PAGE) -> list[Path]:
-    """Writes the tables and pictures of a session, and returns what was written.
+    """Writes a session's tables, and pictures where the page has some of its kind, and returns what was written.
 
     Raises:
         TapertuneError: the page is not there, lacks a marker, or cannot be written.
@@ -24,9 +24,11 @@ def write_page(session: Session, page: Path = PAGE) -> list[Path]:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise TapertuneError(f"cannot read {str(page)!r}: {error.strerror or error}") from error
-    for name, part in PARTS.items():
+    parts = parts_of(session.setting)
+    for name, part in parts.items():
         text = filled(text, name, part(session), page)
-    return [write_text(page, text), *draw_all(session, page.parent / "images")]
+    pictures = draw_all(session, page.parent / "images") if parts is PARTS else []
+    return [write_text(page, text), *pictures]
 
 
 def filled(text: str, name: str, table: str, page: Path) -> str:
