@@ -21,7 +21,7 @@ from .config import ChainConfig
 from .folding import folded, folded_forward
 from .holders import FactorWeight, SharedWeight, is_shared, shared_weights
 from .naming import module_kind
-from .nodes import Bound, bind, fuse, joinable
+from .nodes import Bound, bind, fuse, joinable, narrows
 from .siblings import Siblings
 
 
@@ -172,10 +172,13 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         dtype = result.dtype
-        run = KERNELS[kernel_name()]
+        kernel = kernel_name()
+        run = KERNELS[kernel]
         for name in names:
             chain, tensors = self.chains[name], self.tensors(name)
-            adapter_input = self._cast_input_dtype(x, tensors[chain.names[0]].dtype)
+            first = tensors[chain.names[0]]
+            as_it_is = kernel in ONE_NODE and narrows(x, first)
+            adapter_input = x if as_it_is else self._cast_input_dtype(x, first.dtype)
             adapter_input = self._dropped(x, adapter_input, name, alone=len(names) > 1)
             result = result + run(chain, adapter_input, tensors, self.scaling[name]).to(dtype)
         return result
@@ -194,7 +197,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         dropout = self.dropout(adapter_name)
         if dropout is None:
             return adapter_input
-        if alone:
+        if alone or torch.compiler.is_compiling():
             return dropout(adapter_input)
         mask = self.siblings.take(
             self,

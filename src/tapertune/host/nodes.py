@@ -103,7 +103,7 @@ class Bound:
         factor = layer.factor(self.adapter, first) if self._own is None else self._own[first]
         dtype = x.dtype
         alike = dtype == self.weight.dtype and (self.bias is None or self.bias.dtype == dtype)
-        if alike and (factor.dtype == dtype or (dtype == torch.bfloat16 and factor.dtype == torch.float32)):
+        if alike and (factor.dtype == dtype or narrows(x, factor)):
             return True
         return torch.is_autocast_enabled(x.device.type) and x.is_floating_point()
 
@@ -113,6 +113,12 @@ class Bound:
         for tensor in layer.tensors(self.adapter).values() if self._own is None else self._own.values():
             total += version(tensor)
         return total
+
+
+def narrows(x: Tensor, factor: Tensor) -> bool:
+    """Whether an adapter in float32 computes in the bfloat16 of its input, as under autocast, rather than the input
+    being cast up and kept."""
+    return x.dtype == torch.bfloat16 and factor.dtype == torch.float32
 
 
 def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str, Any]:
@@ -165,7 +171,6 @@ def fuse(x: Tensor, layers: Sequence[ChainLayer]) -> Sequence[Tensor]:
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
-        # PEFT holds the factors of a bfloat16 model in float32; their products are computed as autocast would
         return _fuse(x, layers, torch.bfloat16 if x.dtype == torch.bfloat16 else None)
     dtype = torch.get_autocast_dtype(kind)
     with torch.autocast(kind, enabled=False):

@@ -18,11 +18,12 @@ from ..methods.base import Tensors
 def folded(chain: Chain, x: Tensor, tensors: Tensors, scaling: float) -> Tensor:
     """``scaling * chain(x)``; x (..., d_in) -> (..., d_out). Equal to the reference up to rounding.
 
-    A chain that is no product of its factors has no narrow place: its dense update is applied in one product.
+    The folded factors are cast to x's dtype. A chain that is no product of its factors has no narrow place: its dense
+    update is applied in one product.
     """
     if not chain.linear:
         return F.linear(x, (chain.delta_weight(tensors) * scaling).to(x.dtype))
     down, up = chain.lora_factors(tensors)
     if scaling != 1.0:
         up = up * scaling
-    return F.linear(F.linear(x, down), up)
+    return F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))

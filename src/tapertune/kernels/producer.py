@@ -64,10 +64,19 @@ def _of(node: Any, shape: torch.Size) -> Rebuild | None:
         return rebuild if _free(node, kept) else None
     if name == "MulBackward0":
         return _product(node, shape)
+    if name == "NativeDropoutBackward0":
+        return _dropout(node, shape)
     if name == "ToCopyBackward0":
         inner = _of(node.next_functions[0][0], shape)
         return None if inner is None else lambda node: inner(node.next_functions[0][0])
     return None
+
+
+def _inside(node: Any, shape: torch.Size) -> Rebuild | None:
+    """The same of what another operation has been given: there, something that keeps its own output is of use too."""
+    if node is not None and node.name() == "ReluBackward0" and _free(node, ("_raw_saved_result",)):
+        return lambda node: node._saved_result
+    return _of(node, shape)
 
 
 _C: Any = torch._C
@@ -118,25 +127,39 @@ def _factors(node: Any) -> tuple[Tensor, Tensor]:
 
 
 def _product(node: Any, shape: torch.Size) -> Rebuild | None:
-    """A gate times its activation, both kept; or an RMS norm: a frozen weight times (input times its scale)."""
+    """A gate times its activation, both kept; or something that is made again, times a constant that is kept: a frozen
+    weight in an RMS norm, or what a dropout leaves."""
     if not _free(node, ("_raw_saved_self", "_raw_saved_other")):
         return None
     a, b = _factors(node)
     if a is not None and b is not None:
         return (lambda node: torch.mul(*_factors(node))) if torch.broadcast_shapes(a.shape, b.shape) == shape else None
-    weight = a if b is None else b
-    if weight is None or weight.shape != shape[-1:]:
+    constant = a if b is None else b
+    if constant is None or constant.shape not in (shape, shape[-1:]):
         return None
-    side = 0 if b is weight else 1  # of the product, the one that has a history
+    side = 0 if b is constant else 1  # of the product, the one that has a history
     if len(node.next_functions) <= side:
         return None
-    inside = _of(node.next_functions[side][0], shape)
+    inside = _inside(node.next_functions[side][0], shape)
     if inside is None:
         return None
 
-    def norm(node: Any) -> Tensor:
+    def product(node: Any) -> Tensor:
         a, b = _factors(node)
-        weight = a if b is None else b
-        return inside(node.next_functions[side][0]).to(weight.dtype).mul(weight)
+        constant = a if b is None else b
+        return inside(node.next_functions[side][0]).to(constant.dtype).mul(constant)
 
-    return norm
+    return product
+
+
+def _dropout(node: Any, shape: torch.Size) -> Rebuild | None:
+    """A GPU's dropout, which keeps its mask."""
+    inside = _inside(node.next_functions[0][0], shape) if _free(node, ("_raw_saved_result1",)) else None
+    if inside is None:
+        return None
+
+    def dropout(node: Any) -> Tensor:
+        kept = 1 - node._saved_p
+        return inside(node.next_functions[0][0]).mul(node._saved_result1).mul_(1 / kept if kept else 0.0)
+
+    return dropout

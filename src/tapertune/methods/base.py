@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -113,26 +113,30 @@ class Chain:
     """
 
     factors: tuple[Factor, ...]
+    # not made on demand: torch.compile stops at a cached property's lock
+    names: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    _places: tuple[int, ...] = field(init=False, compare=False, repr=False)  # where the matrices are
 
     linear = True
     """Whether the update is the factors' product, and so has a two-matrix form."""
 
     def __init__(self, *factors: Factor) -> None:
-        object.__setattr__(self, "factors", factors)
+        self._hold(factors)
         assert factors[0].n_in == "d_in" and factors[-1].n_out == "d_out", "a chain maps d_in to d_out"
         assert all(a.n_out == b.n_in for a, b in itertools.pairwise(factors)), "widths must meet"
         assert len(set(self.names)) == len(factors), "names must differ"
         assert sum(isinstance(f, Matrix) for f in factors) >= 2, "a low-rank chain has two matrices or more"
+
+    def _hold(self, factors: tuple[Any, ...]) -> None:
+        places = tuple(i for i, f in enumerate(factors) if isinstance(f, Matrix))
+        for name, value in (("factors", factors), ("names", tuple(f.name for f in factors)), ("_places", places)):
+            object.__setattr__(self, name, value)
 
     def __iter__(self) -> Iterator[Factor]:
         return iter(self.factors)
 
     def __getitem__(self, name: str) -> Factor:
         return next(f for f in self.factors if f.name == name)
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f.name for f in self.factors)
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -197,12 +201,11 @@ class Chain:
         inner = self._places[:-1]
         if len(inner) == 1:
             return inner[0] + 1
-        return min(inner, key=lambda i: (tensors[self.factors[i].name].shape[0], i)) + 1
-
-    @functools.cached_property
-    def _places(self) -> tuple[int, ...]:
-        """Where the matrices are."""
-        return tuple(i for i, f in enumerate(self.factors) if isinstance(f, Matrix))
+        narrowest = inner[0]
+        for i in inner:  # a loop, as torch.compile knows no min with a key
+            if tensors[self.factors[i].name].shape[0] < tensors[self.factors[narrowest].name].shape[0]:
+                narrowest = i
+        return narrowest + 1
 
     # ---- accounting --------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class MappedChain(Chain):
         function: Callable[[Tensor], Tensor],
         widths: dict[str, int],
     ) -> None:
-        object.__setattr__(self, "factors", (*reversed(matrices), *offsets))
+        self._hold((*reversed(matrices), *offsets))
         object.__setattr__(self, "parts", (matrices, offsets, _as_map(function), widths))
 
     parts: tuple[tuple[Matrix, ...], tuple[Offset, ...], Map, dict[str, int]]
