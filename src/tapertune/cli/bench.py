@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _DEVICES = ("cpu", "cuda")
 _DTYPES = ("bfloat16", "float32")
 _SUBJECTS_HELP = (
-    "Subjects, comma-separated; 'ours-' stands for all that begin so. The floor is always among them. [default: all]"
+    "Subjects, comma-separated; 'ours-' stands for all that begin so. The floor is always among them. "
+    "[default: all but those under torch.compile, 'compiled-']"
 )
 
 
@@ -145,9 +146,9 @@ def _list() -> None:
     from rich.table import Table
 
     from ..bench.speed.models import MODELS
-    from ..bench.speed.subjects import SUBJECTS
+    from ..bench.speed.subjects import EVERY
 
-    rows: Sequence[tuple[str, dict[str, Any]]] = (("model", MODELS), ("subject", SUBJECTS))
+    rows: Sequence[tuple[str, dict[str, Any]]] = (("model", MODELS), ("subject", EVERY))
     for head, known in rows:
         table = Table(head, "what", box=None, pad_edge=False)
         for name, row in known.items():

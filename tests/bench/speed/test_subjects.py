@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tapertune.bench.speed.contestant import Contestant
+from tapertune.bench.speed.counts import count
 from tapertune.bench.speed.models import Base
-from tapertune.bench.speed.subjects import FLOOR, SUBJECTS, build, choose
+from tapertune.bench.speed.subjects import COMPILED, FLOOR, SUBJECTS, build, choose
 from tapertune.errors import TapertuneError
 
 
@@ -55,6 +57,7 @@ def test_both_adaloras_decide_every_ten_steps(base: Base) -> None:
 def test_choosing() -> None:
     assert choose(None) == list(SUBJECTS)
     assert choose(["ours-lora"]) == [FLOOR, "ours-lora"]
+    assert choose(["compiled-"]) == [FLOOR, *COMPILED]
     assert choose(["peft-"]) == [FLOOR, *(name for name in SUBJECTS if name.startswith("peft-"))]
 
 
@@ -64,3 +67,16 @@ def test_choosing() -> None:
 def test_what_cannot_be_chosen(names: list[str], message: str) -> None:
     with pytest.raises(TapertuneError, match=message):
         choose(names)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_subject_is_the_same_one(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler that traces and makes no code."""
+    make = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: make(*args, **{**kwargs, "backend": "aot_eager"}))
+    plain, compiled = build("ours-lora", base), build("compiled-ours-lora", base)
+    torch.testing.assert_close(compiled.loss(), plain.loss())
+    counts = [count(contestant) for contestant in (plain, compiled)]
+    assert counts[0].trained == counts[1].trained and counts[0].optimizer_bytes == counts[1].optimizer_bytes
+    assert counts[1].kernel_nodes == 0 < counts[0].kernel_nodes
+    assert counts[0].flops == counts[1].flops

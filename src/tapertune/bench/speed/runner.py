@@ -19,7 +19,7 @@ from .models import Base, make_base
 from .peak import peak_rss
 from .schema import KERNEL, Counts, Measurement, Origin, Session, SpeedFile, read_speed, write_speed
 from .setting import Setting
-from .subjects import SUBJECTS, build
+from .subjects import EVERY, build
 from .taper import TAPERS, taper
 from .timing import Seconds, ratios, spread, time_rounds
 
@@ -168,7 +168,7 @@ def _merged(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[Meas
     from .models import MODELS
 
     found = {(m.model, m.subject): m for m in (*old, *new)}
-    places = {name: i for i, name in enumerate((*MODELS, *SUBJECTS))}
+    places = {name: i for i, name in enumerate((*MODELS, *EVERY))}
     return sorted(found.values(), key=lambda m: (places.get(m.model, -1), places.get(m.subject, -1)))
 
 

@@ -31,6 +31,17 @@ def _row(what: str, build: Build) -> Subject:
     return Subject(what=what, build=build)
 
 
+def _compiled(subject: Subject) -> Subject:
+    """The same under ``torch.compile``, with its default compiler."""
+
+    def build(base: Base) -> Contestant:
+        contestant = subject.build(base)
+        contestant.model.compile()
+        return contestant
+
+    return Subject(what=f"{subject.what}, compiled", build=build)
+
+
 SUBJECTS: dict[str, Subject] = {
     FLOOR: _row("frozen model, no adapter, no optimizer", floor),
     "peft-lora": _row("PEFT LoRA r=8", rival("LoraConfig", r=8, lora_alpha=16)),
@@ -58,17 +69,34 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 
+COMPILED: dict[str, Subject] = {
+    f"compiled-{name}": _compiled(SUBJECTS[name])
+    for name in (
+        FLOOR,
+        "peft-lora",
+        "peft-lora-dropout",
+        "ours-lora",
+        "ours-lora-dropout",
+        "ours-adalora",
+        "ours-aflora",
+    )
+}
+"""Measured where they are asked for: each takes half a minute before its first step."""
+
+EVERY: dict[str, Subject] = {**SUBJECTS, **COMPILED}
+
+
 def build(name: str, base: Base) -> Contestant:
     """A subject in a copy of a model, the same whenever it is made."""
     with repeatable():
-        return SUBJECTS[name].build(base)
+        return EVERY[name].build(base)
 
 
 def choose(names: list[str] | None) -> list[str]:
     """The subjects that are asked for, in the table's order; the floor is among them always.
 
     Args:
-        names: of subjects, or beginnings of names that end in a dash (``ours-``); None for all.
+        names: of subjects, or beginnings of names that end in a dash (``ours-``); None for all that are not compiled.
 
     Raises:
         TapertuneError: no such subject; the nearest name is suggested.
@@ -77,12 +105,12 @@ def choose(names: list[str] | None) -> list[str]:
         return list(SUBJECTS)
     chosen = {FLOOR}
     for name in names:
-        if name.endswith("-") and (group := [s for s in SUBJECTS if s.startswith(name)]):
+        if name.endswith("-") and (group := [s for s in EVERY if s.startswith(name)]):
             chosen.update(group)
-        elif name in SUBJECTS:
+        elif name in EVERY:
             chosen.add(name)
         else:
-            raise unknown("subject", name, SUBJECTS)
+            raise unknown("subject", name, EVERY)
     if chosen == {FLOOR}:
         raise TapertuneError("subjects names the floor alone; name one to compare with it, such as ours-lora")
-    return [name for name in SUBJECTS if name in chosen]
+    return [name for name in EVERY if name in chosen]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..models import MODELS
 from ..schema import KERNEL, Growth, Measurement, Session, Taper
 from ..setting import Setting
-from ..subjects import FLOOR, SUBJECTS
+from ..subjects import COMPILED, FLOOR, SUBJECTS
 from ..taper import TAPERS
 from .comparison import COMPARISON, DECODER, LARGE, SMALL, Row
 from .terminal import peak_beyond, with_range
@@ -55,7 +55,24 @@ def beside(session: Session) -> str:
                 found = None if subject is None else session.find(name, subject)
                 yield _MISSING if found is None else measured(found)
 
-    return f"{machine(session)}\n{_table(heads, ([row.title, *cells(row)] for row in COMPARISON))}"
+    table = _table(heads, ([row.title, *cells(row)] for row in COMPARISON))
+    return f"{machine(session)}\n{table}\n{compiled(session)}".rstrip("\n") + "\n"
+
+
+def compiled(session: Session) -> str:
+    """What ``torch.compile`` makes of some subjects, for the models of which that has been measured."""
+    models = [name for name in MODELS if any(session.find(name, subject) for subject in COMPILED)]
+    if not models:
+        return ""
+    heads = ["under torch.compile", *(head for name in models for head in (f"eager, {name}", f"compiled, {name}"))]
+
+    def cells(subject: str) -> Iterable[str]:
+        for name in models:
+            for found in (session.find(name, subject), session.find(name, f"compiled-{subject}")):
+                yield _MISSING if found is None else measured(found)
+
+    plain = [name.removeprefix("compiled-") for name in COMPILED]
+    return _table(heads, ([SUBJECTS[name].what, *cells(name)] for name in plain))
 
 
 def measured(found: Measurement) -> str:
@@ -150,6 +167,7 @@ PARTS: dict[str, Callable[[Session], str]] = {
     "everything": everything,
     "growth": lambda session: growths(session.growths),
     "taper": lambda session: tapers(session.tapers),
+    "compiled": compiled,
 }
 
 
