@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..kernels import InputDropout, Part, fused_parts, has_node, joins, keep_mask, keep_scale, node
+from ..kernels import InputDropout, Part, fused_parts, has_node, joins, keep_mask, keep_scale, node, uncompiled
 from .folding import folds_now, plain_base
 from .siblings import version
 
@@ -162,6 +162,7 @@ def _bound(layer: ChainLayer) -> Bound:
     return layer.bound
 
 
+@uncompiled
 def fuse(x: Tensor, layers: Sequence[ChainLayer]) -> Sequence[Tensor]:
     """The outputs of layers that read x, each of them fusable.
 

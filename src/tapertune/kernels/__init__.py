@@ -19,7 +19,7 @@ from .dropout import InputDropout, keep_mask, keep_scale
 from .folded import folded
 from .fused import Part, fused, fused_parts
 from .reference import reference
-from .selection import NAMES, ONE_NODE, kernel_name
+from .selection import NAMES, ONE_NODE, kernel_name, uncompiled
 from .work import Adapted, pass_flops
 
 Kernel = Callable[[Chain, Tensor, Tensors, float], Tensor]
@@ -45,4 +45,5 @@ __all__ = [
     "node",
     "pass_flops",
     "reference",
+    "uncompiled",
 ]

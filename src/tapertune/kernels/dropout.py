@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .selection import uncompiled
+
 _LOW_SEVEN = 0x7F7F7F7F7F7F7F7F
 _EACH_BYTE = 0x0101010101010101
 
@@ -25,6 +27,7 @@ def keep_scale(p: float) -> float:
     return 128 / (128 - dropped_of_128(p))
 
 
+@uncompiled  # which may give back bytes as words
 def keep_mask(like: Tensor, p: float) -> Tensor:
     """A new mask of ones and zeros (uint8) in the shape of ``like``."""
     count = like.numel()

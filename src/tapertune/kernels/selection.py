@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from ..errors import TapertuneError, unknown
 from .native import library, why_not
+
+_Called = TypeVar("_Called", bound=Callable[..., Any])
 
 NAMES = ("native", "fused", "folded", "reference")
 ONE_NODE = frozenset({"native", "fused"})
@@ -31,3 +35,13 @@ def kernel_name() -> str:
     if name is not None:
         raise TapertuneError(f"kernel (TAPERTUNE_KERNEL) is 'native', which is not to be had here: {why_not()}")
     return "fused"
+
+
+def uncompiled(function: _Called) -> _Called:
+    """Keeps torch.compile away from a function.
+
+    Where a whole model is too much for it, it tries the functions that are called one by one, among them those that
+    serve only what is not compiled.
+    """
+    kept: Any = torch.compiler.disable(function)
+    return kept

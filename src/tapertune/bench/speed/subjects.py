@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from ...errors import TapertuneError, unknown
 from .contestant import Contestant, floor, repeatable
@@ -35,6 +38,9 @@ def _compiled(subject: Subject) -> Subject:
     """The same under ``torch.compile``, with its default compiler."""
 
     def build(base: Base) -> Contestant:
+        dynamo: Any = torch._dynamo
+        # every model in the process counts towards one limit, beyond which it would be run uncompiled
+        dynamo.config.recompile_limit = max(64, dynamo.config.recompile_limit)
         contestant = subject.build(base)
         contestant.model.compile()
         return contestant
