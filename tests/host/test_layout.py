@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -76,8 +77,10 @@ def test_an_evaluated_base_is_refused_for_training_and_taken_for_inference(tmp_p
     model = base()
     get_peft_model(base(), config()).save_pretrained(tmp_path)
     evaluate(model)
+    adapted = get_peft_model(copy.deepcopy(model), config())
+    assert evaluate(adapted).isfinite().all()
     with pytest.raises(TapertuneError, match="4-bit layer '0' was evaluated before it had an adapter"):
-        get_peft_model(model, config())
+        gradients(adapted)
     loaded, fresh = (PeftModel.from_pretrained(each, str(tmp_path)) for each in (model, base()))
     expected = evaluate(fresh)
     # the layout's kernels compute in bfloat16
