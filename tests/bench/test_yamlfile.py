@@ -52,7 +52,8 @@ def test_a_negative_number_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--a.b"], "--a.b has no value"),
+        (["--a.b"], "--a.b has no value: write --a.b VALUE$"),
+        (["--resum"], "--resum has no value: write --resum VALUE; the command has no option of that name"),
         (["--a.b", "--c", "1"], "--a.b has no value"),
         (["--a.b", "1", "--a.b=2"], "--a.b is given twice"),
         (["--a", "[1"], "--a, line 1: not YAML"),

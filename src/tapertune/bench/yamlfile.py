@@ -97,7 +97,8 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
         name, equals, text = argument[2:].partition("=")
         if not equals:
             if not queue or queue[0].startswith("--"):
-                raise TapertuneError(f"--{name} has no value: write --{name} VALUE")
+                also = "" if "." in name else "; the command has no option of that name (--help lists them)"
+                raise TapertuneError(f"--{name} has no value: write --{name} VALUE{also}")
             text = queue.pop(0)
         name = name.replace("-", "_")
         if name in values:
