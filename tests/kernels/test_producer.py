@@ -34,6 +34,7 @@ def producers(dtype: torch.dtype) -> dict[str, Any]:
         "gate": lambda h: F.silu(h) * (h + 1),
         "rms norm": lambda h: rms(h, weight),
         "cast": lambda h: F.gelu(h.float()).to(dtype),
+        "cast of relu": lambda h: F.relu(h.to(torch.float16)).to(dtype),
         "dropout": lambda h: F.dropout(norm(h), 0.3),
         "dropout after relu": lambda h: F.dropout(F.relu(h), 0.3),
         "dropout of a gate": lambda h: F.dropout(F.silu(h) * (h + 1), 0.3),

@@ -67,7 +67,7 @@ def _of(node: Any, shape: torch.Size) -> Rebuild | None:
     if name == "NativeDropoutBackward0":
         return _dropout(node, shape)
     if name == "ToCopyBackward0":
-        inner = _of(node.next_functions[0][0], shape)
+        inner = _inside(node.next_functions[0][0], shape)
         return None if inner is None else lambda node: inner(node.next_functions[0][0])
     return None
 

@@ -32,15 +32,11 @@ def comparison(session: Session) -> str:
 
 
 def _compared(session: Session, row: Row) -> list[str]:
-    def cell(model: str, subject: str | None) -> str:
-        found = session.find(model, subject) if subject is not None else None
-        return _MISSING if found is None else measured(found)
-
     return [
         row.title,
-        *(cell(model, row.theirs) for model in (SMALL, LARGE)),
+        *(_cell(session, model, row.theirs) for model in (SMALL, LARGE)),
         _target(row),
-        *(f"{cell(model, row.ours)}{_beside(session, row, model)}" for model in (SMALL, LARGE, DECODER)),
+        *(f"{_cell(session, model, row.ours)}{_beside(session, row, model)}" for model in (SMALL, LARGE, DECODER)),
     ]
 
 
@@ -48,14 +44,11 @@ def beside(session: Session) -> str:
     """Each method next to PEFT's or the naive form, for the models that the session has."""
     models = [name for name in MODELS if session.find(name, FLOOR) is not None]
     heads = ["method", *(head for name in models for head in (f"PEFT or naive, {name}", f"now, {name}"))]
-
-    def cells(row: Row) -> Iterable[str]:
-        for name in models:
-            for subject in (row.theirs, row.ours):
-                found = None if subject is None else session.find(name, subject)
-                yield _MISSING if found is None else measured(found)
-
-    table = _table(heads, ([row.title, *cells(row)] for row in COMPARISON))
+    rows = (
+        [row.title, *(_cell(session, name, subject) for name in models for subject in (row.theirs, row.ours))]
+        for row in COMPARISON
+    )
+    table = _table(heads, rows)
     return f"{machine(session)}\n{table}\n{compiled(session)}".rstrip("\n") + "\n"
 
 
@@ -65,14 +58,17 @@ def compiled(session: Session) -> str:
     if not models:
         return ""
     heads = ["under torch.compile", *(head for name in models for head in (f"eager, {name}", f"compiled, {name}"))]
+    pairs = [(subject.removeprefix("compiled-"), subject) for subject in COMPILED]
+    rows = (
+        [SUBJECTS[pair[0]].what, *(_cell(session, name, subject) for name in models for subject in pair)]
+        for pair in pairs
+    )
+    return _table(heads, rows)
 
-    def cells(subject: str) -> Iterable[str]:
-        for name in models:
-            for found in (session.find(name, subject), session.find(name, f"compiled-{subject}")):
-                yield _MISSING if found is None else measured(found)
 
-    plain = [name.removeprefix("compiled-") for name in COMPILED]
-    return _table(heads, ([SUBJECTS[name].what, *cells(name)] for name in plain))
+def _cell(session: Session, model: str, subject: str | None) -> str:
+    found = None if subject is None else session.find(model, subject)
+    return _MISSING if found is None else measured(found)
 
 
 def measured(found: Measurement) -> str:
