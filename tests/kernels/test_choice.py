@@ -15,12 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
 from tapertune.kernels import joins, node
-from tapertune.kernels.choice import Work, cheapest
+from tapertune.kernels.choice import Work, _Passes, cheapest
 from tapertune.kernels.fused import fused
 from tapertune.kernels.vectors import Form, folded_vectors, two_matrices
 from tapertune.methods import METHODS
 
-ALL: list[Form | None] = [None, *(Form(wide=w, keep=k) for w, k in itertools.product((False, True), repeat=2))]
+ALL: list[Form | None] = [
+    None,
+    *(Form(wide=w, keep=k, apart=a) for w, k, a in itertools.product((False, True), repeat=3)),
+]
 ELORA = METHODS["elora"].chain(METHODS["elora"].settings())
 
 
@@ -59,6 +62,23 @@ def layer(work: Work, dtype: torch.dtype = torch.float32, trains: tuple[str, ...
 )
 def test_forms(tokens: int, rank: int, d_in: int, d_out: int, form: Form | None) -> None:
     assert cheapest(Work(tokens=tokens, rank=rank, d_in=d_in, d_out=d_out)) == form
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rank", "d_in", "d_out", "form"),
+    [
+        # as measured: at r = 1024 a third of the low-rank form's time, or less
+        (1024, 1024, 384, 384, Form(wide=True, keep=True, apart=True)),
+        (1024, 1024, 768, 3072, Form(wide=True, keep=False, apart=True)),
+        (256, 1024, 384, 1536, Form(wide=True, keep=False, apart=True)),
+        # the update's own products are a layer's: too much beside lower ranks and greater widths
+        (1024, 256, 768, 768, None),
+        (4096, 256, 2048, 2048, None),
+        (1024, 64, 384, 1536, None),
+    ],
+)
+def test_forms_in_half_precision(tokens: int, rank: int, d_in: int, d_out: int, form: Form | None) -> None:
+    assert cheapest(Work(tokens=tokens, rank=rank, d_in=d_in, d_out=d_out, half=True)) == form
 
 
 def test_a_form_without_backward() -> None:
@@ -108,10 +128,15 @@ def test_the_node_takes_the_chosen_form() -> None:
     x, weight, tensors = layer(work)
     assert made(x, weight, tensors) == "folded"
     assert made(x[:4].detach().requires_grad_(), weight, tensors) == "fused"
-    assert made(*layer(work, torch.bfloat16)) == "fused"  # the sum would lose the update
     assert made(*layer(work, trains=("A", "d", "b"))) == "fused"
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert joins(ELORA, tensors, x)
+    # where the sum would lose the update, it is applied by itself, which pays at high ranks alone
+    narrow, high = (Work(tokens=512, rank=rank, d_in=256, d_out=256) for rank in (32, 512))
+    assert (made(*layer(narrow)), made(*layer(narrow, torch.bfloat16))) == ("folded", "fused")
+    assert made(*layer(high, torch.bfloat16)) == "folded"
+    for work in (narrow, high):
+        x, _, tensors = layer(work)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert joins(ELORA, tensors, x) == (work is narrow)
 
 
 def test_a_mapped_chain_has_a_node_of_its_own() -> None:
@@ -121,7 +146,7 @@ def test_a_mapped_chain_has_a_node_of_its_own() -> None:
 
 @pytest.fixture
 def always_folds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("tapertune.kernels.choice._BUILD", -1000)
+    monkeypatch.setattr("tapertune.kernels.choice._SINGLE", _Passes(narrow=48, build=-1000, behind=0))
     monkeypatch.setattr("tapertune.kernels.choice._LEAST_RANK", 0)
     cheapest.cache_clear()
     yield

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tapertune.kernels.vectors import Form, folded_vectors, two_matrices
 from tapertune.methods import METHODS, Chain, Diagonal, Matrix
 
-FORMS = [Form(wide=wide, keep=keep) for wide, keep in itertools.product((False, True), repeat=2)]
+FORMS = [Form(wide=w, keep=k, apart=a) for w, k, a in itertools.product((False, True), repeat=3)]
 SIZES = {"r": 3, "d_in": 6, "d_out": 5}
 
 
@@ -94,3 +94,26 @@ def test_which_chains_are_two_frozen_matrices() -> None:
         chain = METHODS[name].chain(METHODS[name].settings())
         sizes = {**vars(METHODS[name].settings()), **chain.widths, "d_in": 6, "d_out": 5}
         assert two_matrices(chain, {n: torch.zeros(s) for n, s in chain.shapes(sizes).items()}) is None
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_small_update_survives_half_precision(wide: bool) -> None:
+    """Factors in float32 beside a bfloat16 layer, whose sum with this update would be the layer's own weight."""
+    chain = METHODS["elora"].chain(METHODS["elora"].settings())
+    shapes = chain.shapes({"r": 64, "d_in": 48, "d_out": 80})
+    generator = torch.Generator().manual_seed(0)
+    tensors = {n: torch.randn(*s, generator=generator) for n, s in shapes.items()}
+    live = [tensors[name].mul_(0.01).requires_grad_() for name in ("d", "b")]
+    x, weight = (torch.randn(*s, generator=generator).bfloat16() for s in ((32, 48), (80, 48)))
+    factors, form = two_matrices(chain, tensors), Form(wide=wide, keep=True, apart=True)
+    assert factors is not None
+    y = folded_vectors(x, torch.zeros_like(weight), None, factors, 1.5, form)
+    grads = torch.autograd.grad(y.sum(), live)
+    assert [g.dtype for g in grads] == [torch.float32] * 2
+    exact = {n: t.detach().double().requires_grad_(t.requires_grad) for n, t in tensors.items()}
+    its = 1.5 * chain.apply(x.double(), exact)
+    wanted = torch.autograd.grad(its.sum(), [exact[name] for name in ("d", "b")])
+    for mine, expected in zip((y, *grads), (its, *wanted), strict=True):
+        assert (mine.double() - expected).norm() < 0.01 * expected.norm()
+    with_weight = folded_vectors(x, weight, None, factors, 1.5, form)
+    torch.testing.assert_close(with_weight, nn.functional.linear(x, weight) + y, rtol=0.01, atol=0.02)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +54,6 @@ def _chosen(chain: Chain, tensors: Tensors, x: Tensor) -> tuple[TwoMatrices, For
     """What to fold and how, or None for the low-rank form."""
     if tensors[chain.names[0]].shape[0] < _LEAST_RANK:
         return None  # known without a look at the rest
-    if x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type):
-        return None  # the sum would round most of the update away
     factors = two_matrices(chain, tensors)
     if factors is None:
         return None
@@ -67,6 +66,7 @@ def _chosen(chain: Chain, tensors: Tensors, x: Tensor) -> tuple[TwoMatrices, For
             d_out=factors.b.shape[0],
             trains=grad and any(vector is not None and vector.requires_grad for vector in (factors.u, factors.v)),
             input_grad=grad and x.requires_grad,
+            half=x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type),
         )
     )
     return None if form is None else (factors, form)
@@ -81,6 +81,7 @@ class Work:
         rank, d_in, d_out: widths.
         trains: whether some vector does.
         input_grad: whether the input wants a gradient.
+        half: whether it is computed in half precision.
     """
 
     tokens: int
@@ -89,34 +90,52 @@ class Work:
     d_out: int
     trains: bool = True
     input_grad: bool = True
+    half: bool = False
 
     def flops(self, form: Form | None) -> int:
         """Operations of all products of the pass beyond the base layer's, those of a matrix with a vector left out;
         None stands for the low-rank form."""
-        return 2 * self._count(form, narrow=0, build=0)
+        return 2 * self._count(form, _Passes(narrow=0, build=0, behind=0))
 
     def cost(self, form: Form | None) -> int:
         """The time that a pass takes beyond the base layer, in multiplications."""
-        return self._count(form, narrow=_NARROW, build=_BUILD)
+        return self._count(form, _HALF if self.half else _SINGLE)
 
-    def _count(self, form: Form | None, narrow: int, build: int) -> int:
+    def _count(self, form: Form | None, passes: _Passes) -> int:
         """Multiplications of all products, with some more a number of what each reads or writes."""
         n, r, d_in, d_out = self.tokens, self.rank, self.d_in, self.d_out
+        narrow, behind = r + passes.narrow, d_out * r * passes.behind
         if form is None:
             widths = (d_in + d_out) * (1 + self.input_grad) + d_out * self.trains
-            return n * widths * (r + narrow)
-        count = d_in * d_out * (r + build) * (1 + (self.input_grad and not form.keep))
+            return n * widths * narrow + behind
+        count = d_in * d_out * (r + passes.build) * (1 + (self.input_grad and not form.keep))
+        if form.apart:
+            count += n * d_in * d_out * (1 + self.input_grad)
         if not self.trains:
             return count
         if form.wide:
-            return count + d_in * d_out * (n + r + narrow)
-        return count + n * (d_in + d_out) * (r + narrow)
+            return count + d_in * d_out * (n + narrow)
+        return count + n * (d_in + d_out) * narrow + behind
 
 
-# Reading or writing a number takes as long as this many multiplications: in a product of small rank with the tokens,
-# and where the folded weight is written beside the base weight. Fitted to BERT layers of widths 384 and 768 with 1024
-# tokens and ranks from 4 to 1024, float32, one thread.
-_NARROW, _BUILD = 48, 180
+class _Passes(NamedTuple):
+    """Passes over memory, in multiplications that take as long.
+
+    Attributes:
+        narrow: to read or write a number in a product of small rank with the tokens.
+        build: to write one of the folded weight.
+        behind: to scale an element of B, and to take its gradient from a product that lies across it in memory.
+    """
+
+    narrow: int
+    build: int
+    behind: int
+
+
+# Fitted on one thread: in float32 to BERT layers of widths 384 and 768 with 1024 tokens and ranks from 4 to 1024; in
+# bfloat16, where products are the faster part, to widths from 384 to 3072 with 256 to 4096 tokens and ranks from 32.
+_SINGLE = _Passes(narrow=48, build=180, behind=0)
+_HALF = _Passes(narrow=48, build=700, behind=4000)
 
 # Below this rank a layer costs about the same in either form; low-rank, it is in one node with its siblings.
 _LEAST_RANK = 32
@@ -132,4 +151,5 @@ def cheapest(work: Work) -> Form | None:
     if work.rank < _LEAST_RANK:
         return None
     keep = work.input_grad and 4 * work.rank >= work.tokens and 2 * max(work.d_in, work.d_out) <= 3 * work.tokens
-    return min(None, Form(wide=False, keep=keep), Form(wide=True, keep=keep), key=work.cost)
+    narrow, wide = (Form(wide=wide, keep=keep, apart=work.half) for wide in (False, True))
+    return min(None, narrow, wide, key=work.cost)

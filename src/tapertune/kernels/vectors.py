@@ -2,9 +2,9 @@
 
     y = x W_f' + c,    W_f = W + s diag(v) B diag(u) A
 
-Forward and the gradient of the input cost what the layer alone costs. The gradients of both vectors come from
-``T = dY' x A'``, taken in the cheaper order: ``dY' (x A')``, which keeps an r-wide product for backward, or
-``(dY' x) A'``, which keeps the input.
+Forward and the gradient of the input cost what the layer alone costs, or twice as much where the update stays apart
+from the weight. The gradients of both vectors come from ``T = dY' x A'``, taken in the cheaper order: ``dY' (x A')``,
+which keeps an r-wide product for backward, or ``(dY' x) A'``, which keeps the input.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ class Form:
     Attributes:
         wide: whether backward multiplies the output's gradient with the input first.
         keep: whether the folded weight is kept for backward, rather than made again.
+        apart: whether the update is applied by a product of its own, beside the weight: in half precision the sum
+            would round most of it away.
     """
 
     wide: bool
     keep: bool
+    apart: bool = False
 
 
 class TwoMatrices(NamedTuple):
@@ -82,13 +85,16 @@ class _FoldedLinear(torch.autograd.Function):
         v: Tensor | None,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        up = _up(u, b, v)
-        folded = torch.addmm(weight, up, a, alpha=scaling)
+        up = _up(u, b, v).to(x.dtype)
+        folded = _folded(weight, a, up, scaling, form)
         y = rows.mm(folded.T) if bias is None else torch.addmm(bias, rows, folded.T)
+        if form.apart:
+            torch.addmm(y, rows, weight.T, out=y)
         needs = ctx.needs_input_grad
-        seen = (rows if form.wide else rows.mm(a.T)) if needs[6] or needs[8] else None
-        again = (folded, None) if form.keep else (weight, up)
-        ctx.save_for_backward(seen, *(again if needs[0] else (None, None)), a, u, b, v)
+        seen = (rows if form.wide else rows.mm(a.T.to(x.dtype))) if needs[6] or needs[8] else None
+        kept = folded if form.keep else up
+        base = weight if form.apart or not form.keep else None
+        ctx.save_for_backward(seen, *((kept, base) if needs[0] else (None, None)), a, u, b, v)
         ctx.shape, ctx.scaling, ctx.form = x.shape, scaling, form
         return y.view(*x.shape[:-1], weight.shape[0])
 
@@ -97,21 +103,30 @@ class _FoldedLinear(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        seen, folded, up, a, u, b, v = ctx.saved_tensors
-        needs, scaling = ctx.needs_input_grad, ctx.scaling
+        seen, kept, weight, a, u, b, v = ctx.saved_tensors
+        needs, scaling, form = ctx.needs_input_grad, ctx.scaling, ctx.form
         dy = grads[0].reshape(-1, b.shape[0])
         dx = du = dv = None
-        if folded is not None:
-            dx = dy.mm(folded if up is None else torch.addmm(folded, up, a, alpha=scaling)).view(ctx.shape)
+        if needs[0]:
+            dx = dy.mm(kept if form.keep else _folded(weight, a, kept, scaling, form))
+            if form.apart:
+                torch.addmm(dx, dy, weight, out=dx)
+            dx = dx.view(ctx.shape)
         if seen is not None:
             # r x d_out is the fast orientation of a narrow product
-            t = dy.T.mm(seen).mm(a.T) if ctx.form.wide else seen.T.mm(dy).T
-            t = t.mul_(b) if scaling == 1.0 else t.mul_(b).mul_(scaling)
+            t = dy.T.mm(seen).mm(a.T.to(dy.dtype)) if form.wide else seen.T.mm(dy).T
+            t = t.to(b.dtype).mul_(b)
+            if scaling != 1.0:
+                t = t.mul_(scaling)
             if needs[6]:
                 du = t.sum(0) if v is None else t.T.mv(v)
             if needs[8]:
                 dv = t.sum(1) if u is None else t.mv(u)
         return dx, None, None, None, None, None, du, None, dv
+
+
+def _folded(weight: Tensor, a: Tensor, up: Tensor, scaling: float, form: Form) -> Tensor:
+    return torch.addmm(weight, up, a.to(up.dtype), beta=0 if form.apart else 1, alpha=scaling)
 
 
 def _up(u: Tensor | None, b: Tensor, v: Tensor | None) -> Tensor:
@@ -127,9 +142,8 @@ def folded_vectors(
     """``x (W + scaling * diag(v) B diag(u) A)' + bias``; x (..., d_in) -> (..., d_out).
 
     Args:
-        x: at least in float32, and all of one dtype: in half precision the sum would round most of an update away.
-        weight, bias: the base layer's, without gradient.
-        factors: A and B without gradient.
+        x, weight, bias: of one dtype, the base layer's without gradient.
+        factors: A and B without gradient; of x's dtype, or cast to it where ``form`` keeps the update apart.
         scaling: on the chain's output.
         form: how.
     """

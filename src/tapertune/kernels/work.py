@@ -42,7 +42,7 @@ class Adapted:
 
     def form(self, tokens: int, input_grad: bool) -> Form | None:
         """How a node folds it, by the rules of ``choice``; None where it does not."""
-        names = None if self.half or self.dropout else around_vectors(self.chain)
+        names = None if self.dropout else around_vectors(self.chain)
         if names is None or not self.trains.isdisjoint((names[0], names[2])):
             return None
         return cheapest(self._work(tokens, input_grad))
@@ -50,7 +50,15 @@ class Adapted:
     def _work(self, tokens: int, input_grad: bool) -> Work:
         rank = self.sizes[self.chain.factors[0].n_out]
         d_in, d_out = self.sizes["d_in"], self.sizes["d_out"]
-        return Work(tokens=tokens, rank=rank, d_in=d_in, d_out=d_out, trains=bool(self.trains), input_grad=input_grad)
+        return Work(
+            tokens=tokens,
+            rank=rank,
+            d_in=d_in,
+            d_out=d_out,
+            trains=bool(self.trains),
+            input_grad=input_grad,
+            half=self.half,
+        )
 
     def flops(self, tokens: int, input_grad: bool) -> int:
         """Operations of a pass in which the layer is computed by itself."""
