@@ -8,7 +8,7 @@ import pytest
 import yaml
 from bench.tiny_run import raw_settings
 
-from tapertune.bench.sharding import check_unsharded
+from tapertune.bench.sharding import check_own_parameters, check_unsharded
 from tapertune.cli.main import main
 from tapertune.errors import TapertuneError
 
@@ -59,6 +59,20 @@ def test_the_stage_is_read_from_a_file(tmp_path: Path) -> None:
         check_unsharded({}, {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(tmp_path / "3.json")})
     with pytest.raises(TapertuneError, match=r"cannot read DeepSpeed's settings .*nowhere"):
         check_unsharded({"deepspeed": str(tmp_path / "nowhere.json")}, {})
+
+
+def test_a_plan_needs_the_parameters_themselves(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for training, environment in (({}, {}), ({"deepspeed": zero(0)}, {}), ({"deepspeed": zero(0)}, DEEPSPEED)):
+        check_own_parameters("aflora", training, environment)
+    environment = {**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}
+    with pytest.raises(TapertuneError, match=r"^ACCELERATE_DEEPSPEED_ZERO_STAGE is 1; .* the plan of 'sora' can"):
+        check_own_parameters("sora", {}, environment)
+    path = root / "run.yaml"
+    path.write_text(yaml.safe_dump(raw_settings(root, "aflora", training__deepspeed=zero(2))))
+    assert main(["train", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "error: training.deepspeed: zero_optimization.stage is 2; its optimizer steps on copies, of which" in error
+    assert not (root / "run").exists()
 
 
 def test_a_run_stops_before_anything_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tapertune
+from tapertune.errors import TapertuneError
 from tapertune.events import read_events
 
 PLAN = {"schedule": {"warmup": 3, "cooldown": 6, "every": 1}}
@@ -100,12 +101,35 @@ def test_best_model_is_loaded_after_freezing(tmp_path: Path) -> None:
 def test_a_controller_that_is_never_stepped_warns(tmp_path: Path) -> None:
     class Wrong(tapertune.TapertuneCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            kwargs["optimizer"] = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+            kwargs["optimizer"] = torch.optim.SGD(kwargs["model"].parameters())
             super().on_train_begin(args, state, control, **kwargs)
 
     run = trainer(tmp_path, Wrong(PLAN))
     with pytest.warns(UserWarning, match="has not seen one"):
         run.train()
+
+
+class Copying(tapertune.TapertuneCallback):
+    """Is given what DeepSpeed's stages 1 and 2 give: an optimizer of flat copies, which steps more than once a step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        flat = nn.Parameter(torch.cat([p.detach().flatten() for p in kwargs["model"].parameters() if p.requires_grad]))
+        super().on_train_begin(args, state, control, **{**kwargs, "optimizer": torch.optim.SGD([flat])})
+
+
+def test_a_plan_over_copies_of_the_parameters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TapertuneError, match=r"the optimizer \(SGD\) steps on none of the adapter's parameters, so"):
+        trainer(tmp_path, Copying(PLAN)).train()
+
+
+def test_without_a_plan_the_steps_over_copies_are_counted(tmp_path: Path) -> None:
+    callback = Copying()
+    run = trainer(tmp_path, callback, method="elora")
+    run.train()
+    assert callback.controller is not None
+    summary = callback.controller.summary()
+    assert summary["steps"] == run.state.global_step == 16
+    assert summary["trainable_average"] == summary["trainable_end"] > 0
 
 
 def test_counts_and_progress(tmp_path: Path) -> None:

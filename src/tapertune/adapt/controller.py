@@ -72,8 +72,19 @@ class Controller:
     # ---- the optimizer's hooks ---------------------------------------------------------------------------------------
 
     def attach(self, optimizer: Optimizer) -> Controller:
-        """Follows an optimizer from its next step on, and writes the ``start`` event of a run that is not resumed."""
+        """Follows an optimizer from its next step on, and writes the ``start`` event of a run that is not resumed.
+
+        Raises:
+            TapertuneError: the plan leaves nothing to train, or the optimizer does not step on the adapter.
+        """
         self.detach()
+        follows = self._is_stepped_by(optimizer)
+        if not follows and self.plans:
+            raise TapertuneError(
+                f"the optimizer ({type(optimizer).__name__}) steps on none of the adapter's parameters, so the plan "
+                "could score, freeze and prune nothing. DeepSpeed's stages 1 and 2 step on copies of them: train with "
+                "several processes without it (DDP), or a method without a plan"
+            )
         if self.step == 0:
             for runner in self.runners:
                 runner.plan.policy.check(runner.scene)
@@ -87,13 +98,25 @@ class Controller:
         for runner in self.runners:
             runner.refresh()
         followed(optimizer)
-        self._removers = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        if follows:
+            self._removers = [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ]
         if self.step == 0 and self.events is not None:
             self.events("start", 0, **self._describe())
         return self
+
+    def _is_stepped_by(self, optimizer: Optimizer) -> bool:
+        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        training = [h.parameter for h in self.handles.values() if h.parameter.requires_grad]
+        return not training or any(id(parameter) in given for parameter in training)
+
+    def count_step(self) -> None:
+        """Counts a step of an optimizer that cannot be followed, for want of a plan that would have to; no other."""
+        if not self._removers:
+            self.trainable_sum += self.trainable
+            self.step += 1
 
     def detach(self) -> None:
         """Lets go of the optimizer. What is frozen stays frozen."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
 from ..tasks import Task, data
 from ..tasks.cache import encode_cached
@@ -21,7 +22,7 @@ from . import processes
 from .models import Built, build
 from .quiet import quiet
 from .settings import BASELINES, RunSettings, adapter_config
-from .sharding import check_unsharded
+from .sharding import check_own_parameters, check_unsharded
 from .trainer import total_steps
 
 
@@ -51,6 +52,8 @@ def prepare(settings: RunSettings) -> Prepared:
         TapertuneError: something does not fit; nothing has been written.
     """
     check_unsharded(settings.training, os.environ)
+    if _plans(settings):
+        check_own_parameters(settings.method.name, settings.training, os.environ)
     block = settings.task
     args = _arguments(settings)
     loaded = data.load(
@@ -155,6 +158,9 @@ def _check_best(task: Task, args: TrainingArguments) -> None:
 
 
 def _check_plan(settings: RunSettings, steps: int) -> None:
-    plans = [] if settings.method.name in BASELINES else adapter_config(settings).resolved_plans()
-    for plan in plans:
+    for plan in _plans(settings):
         plan.schedule.check(steps)
+
+
+def _plans(settings: RunSettings) -> list[Plan]:
+    return [] if settings.method.name in BASELINES else adapter_config(settings).resolved_plans()

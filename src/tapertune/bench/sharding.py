@@ -1,4 +1,5 @@
-"""Refuses runs whose weights would be split over processes: such models are not saved."""
+"""Refuses runs that several processes would split in a way that cannot work: weights, which are not saved so, and the
+optimizer's parameters under a plan."""
 
 from __future__ import annotations
 
@@ -27,23 +28,46 @@ def check_unsharded(training: Mapping[str, Any], environment: Mapping[str, str])
         raise _refused("training.fsdp", training["fsdp"])
     if _is_on(environment, "ACCELERATE_USE_FSDP"):
         raise _refused("ACCELERATE_USE_FSDP", environment["ACCELERATE_USE_FSDP"])
+    name, stage = _asked(training, environment)
+    if stage >= _SPLIT:
+        raise _refused(name, stage)
+
+
+def check_own_parameters(method: str, training: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Does the optimizer step on the parameters that a plan is to score, freeze and prune?
+
+    Args:
+        method: one with a plan.
+        training, environment: as for ``check_unsharded``.
+
+    Raises:
+        TapertuneError: no, on flat copies of DeepSpeed's, of which each process has a part.
+    """
+    name, stage = _asked(training, environment)
+    if stage > 0:
+        raise TapertuneError(
+            f"{name} is {stage}; its optimizer steps on copies, of which the plan of {method!r} can freeze and prune "
+            "nothing: use several processes without DeepSpeed (DDP; an adapter's optimizer state is small)"
+        )
+
+
+def _asked(training: Mapping[str, Any], environment: Mapping[str, str]) -> tuple[str, int]:
+    """DeepSpeed's stage, 0 without it, and where it is asked for."""
     if (stage := _stage(training.get("deepspeed"))) is not None:
-        if stage >= _SPLIT:
-            raise _refused("training.deepspeed: zero_optimization.stage", stage)
-    elif _is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
-        name = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
-        stage = _stage(environment.get(name))
-        if stage is None:
-            name = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
-            stage = int(environment.get(name, 0))
-        if stage >= _SPLIT:
-            raise _refused(name, stage)
+        return "training.deepspeed: zero_optimization.stage", stage
+    if not _is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
+        return "", 0
+    name = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+    if (stage := _stage(environment.get(name))) is not None:
+        return name, stage
+    name = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
+    return name, int(environment.get(name, 0))
 
 
 def _refused(field: str, value: object) -> TapertuneError:
     return TapertuneError(
         f"{field} is {value!r}; weights that are split over processes are not saved: use several processes without it"
-        " (DDP), or DeepSpeed's stages 1 and 2"
+        " (DDP), or, for a method without a plan, DeepSpeed's stages 1 and 2"
     )
 
 

@@ -66,7 +66,10 @@ class TapertuneCallback(TrainerCallback):
         self.controller.attach(bare_optimizer(kwargs["optimizer"]))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not self._warned and self.controller is not None and self.controller.step == 0 and state.global_step >= 3:
+        if self.controller is None:
+            return
+        self.controller.count_step()
+        if not self._warned and self.controller.step == 0 and state.global_step >= 3:
             self._warned = True
             warnings.warn(
                 f"after {state.global_step} steps of Trainer the adaptation plan has not seen one: the optimizer that "
