@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from processes import leave
 from tiny import batch, tiny_bert
 from torch import distributed
 
@@ -38,4 +39,4 @@ def worker(rank: int, folder: str, plan: dict[str, Any] | None = None) -> None:
     assert len(controller.frozen) == 24 and not any(folded(m) for m in model.modules())
     weights = {name: p.detach() for name, p in model.named_parameters()}
     torch.save({"frozen": controller.frozen, "weights": weights}, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    leave()

@@ -43,6 +43,12 @@ def batch(rows: int = 4, length: int = 8, seed: int = 0) -> dict[str, torch.Tens
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
 
 
+def checkpoint(model: Any, *, reentrant: bool) -> None:
+    """Activation checkpointing in a transformers model, under whichever name its version has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
 class Rows(torch.utils.data.Dataset):
     """A fixed set of labelled rows for Trainer."""
 

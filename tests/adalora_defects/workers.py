@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from adalora_defects.side import Follower, adamw, make, ranks, train
-from tiny import batch
+from processes import leave
+from tiny import batch, checkpoint
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,7 +30,7 @@ def checkpointed_ddp(rank: int, folder: str, size: int) -> None:
     _start(rank, folder, size)
     model = make(**SMALL)
     model.enable_input_require_grads()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
+    checkpoint(model, reentrant=True)
     wrapped = DistributedDataParallel(model.train())
     optimizer = adamw(model)
     follower = Follower(wrapped, optimizer, SMALL["total"])
@@ -58,4 +59,4 @@ def fsdp2(rank: int, folder: str, size: int) -> None:
 
 def _save(folder: str, rank: int, kept: list[int], weights: dict[str, Any]) -> None:
     torch.save({"ranks": kept, "weights": weights}, Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
+    leave()
