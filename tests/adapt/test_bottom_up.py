@@ -11,7 +11,7 @@ import pytest
 import torch
 from ddp_worker import worker
 from peft import PeftModel, get_peft_model
-from tiny import Rows, batch, mlp
+from tiny import Rows, batch, checkpoint, mlp
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.utils.flop_counter import FlopCounterMode
@@ -439,7 +439,7 @@ def asks_for_gradients(model: Any) -> None:
 
 def checkpoints_reentrantly(model: Any) -> None:
     model.enable_input_require_grads()
-    model.base_model.model.activation_checkpointing_enable({"use_reentrant": True})
+    checkpoint(model.base_model.model, reentrant=True)
 
 
 def trains_embeddings(model: Any) -> None:
@@ -464,7 +464,7 @@ def test_gradients_below_are_said_once(cause: Any) -> None:
 def test_checkpointing_without_reentry_stops_as_well() -> None:
     plain, _, _ = run()
     model, optimizer = start()
-    model.base_model.model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint(model.base_model.model, reentrant=False)
     model.disable_input_require_grads()
     model.train()
     tapertune.attach(model, optimizer, total_steps=TOTAL, plan=UP)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from tiny import batch, tiny_bert
+from tiny import batch, checkpoint, tiny_bert
+from versions import rebuilds
 
 import tapertune
 from tapertune.host import ChainLayer
@@ -125,6 +126,7 @@ def test_weights_that_change_between_two_calls() -> None:
     torch.testing.assert_close(key(x), expected)
 
 
+@rebuilds
 def test_nothing_waits_longer_than_its_input() -> None:
     model = adapted(tiny_bert(), target_modules=["query", "key"])
     query = next(layer for name, layer in layers(model).items() if name.endswith("query"))
@@ -140,7 +142,7 @@ def test_checkpointing_and_copies() -> None:
     losses = []
     for reentrant in (None, True, False):
         if reentrant is not None:
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+            checkpoint(model, reentrant=reentrant)
             model.enable_input_require_grads()
         model.zero_grad()
         torch.manual_seed(3)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from tiny import batch, mlp, tiny_bert
+from tiny import batch, checkpoint, mlp, tiny_bert
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -141,7 +141,7 @@ def test_accumulated_gradients_checkpointing_and_modes(monkeypatch: pytest.Monke
     for reentrant in (True, False):
         checkpointed = model()
         checkpointed.enable_input_require_grads()
-        checkpointed.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+        checkpoint(checkpointed, reentrant=reentrant)
         checkpointed.train()
         assert trained(checkpointed, monkeypatch, "fused", accumulated=3) == pytest.approx(expected, abs=1e-10)
     trainee = model()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from tiny import batch, mlp, tiny_bert
+from tiny import batch, checkpoint, mlp, tiny_bert
 from torch import nn
 
 import tapertune
@@ -99,7 +99,7 @@ def test_autocast_and_checkpointing(name: str, monkeypatch: pytest.MonkeyPatch) 
     runs = {}
     for kernel in (*ONE_NODE, "folded"):
         model = adapted(name, tiny_bert())
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint(model, reentrant=False)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             runs[kernel] = trained(model, monkeypatch, kernel)
     for losses in runs.values():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from versions import rebuilds
 
 from tapertune.kernels import narrow
 from tapertune.kernels.narrow import Factor, products
@@ -120,6 +121,7 @@ def test_ranks_and_rows_that_are_none(dtype: torch.dtype) -> None:
     same(native.gather(draw(0, 3), empty, None), torch.zeros_like(down))
 
 
+@rebuilds
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     "made",
@@ -148,6 +150,7 @@ def test_an_input_that_is_made_again(made: nn.Module, masked: bool, dtype: torch
     same(reference.gather(u, Again(rebuild, y.grad_fn), mask), expected)
 
 
+@rebuilds
 def test_gelu_over_its_whole_range() -> None:
     x = torch.cat([torch.linspace(-12, 12, 24001), torch.tensor([-1e30, 1e30, 0.0, 1e-30])]).requires_grad_()
     y = nn.functional.gelu(x.view(1, -1))

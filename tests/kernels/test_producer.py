@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from versions import rebuilds
 
 from tapertune.kernels import Part, fused_parts
 from tapertune.kernels.producer import rebuilder
@@ -46,6 +47,7 @@ def producers(dtype: torch.dtype) -> dict[str, Any]:
 NAMES = list(producers(torch.float32))
 
 
+@rebuilds
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_made_again(name: str, dtype: torch.dtype) -> None:
@@ -59,6 +61,7 @@ def test_made_again(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(made, x, rtol=tolerance, atol=tolerance)
 
 
+@rebuilds
 def test_what_is_kept_instead() -> None:
     h = torch.randn(3, 6, requires_grad=True) * 2
     assert rebuilder(torch.randn(3, 6)) is None  # nobody made it
@@ -89,6 +92,7 @@ def graph_bytes(loss: Tensor, skip: set[int]) -> int:
     return sum(seen.values())
 
 
+@rebuilds
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_training_without_keeping_the_input(checkpointed: bool) -> None:
     """The same gradients as with the input kept, and only the r-wide product more than the frozen layer keeps."""

@@ -3,7 +3,7 @@
 The input of a linear layer is usually the output of a norm, an activation or a gate, cheap to compute and wide to keep.
 Backward may read the producer's own saved tensors, since it runs before the producer's, and so needs no copy of the
 output. Saved tensors that hooks watch over (checkpointing, offloading) are left alone: reading them has a price that
-only their owner knows.
+only their owner knows. Before torch 2.10 nobody says which they are, and every input is kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Again(NamedTuple):
 def rebuilder(x: Tensor) -> Rebuild | None:
     """How to make ``x`` again from its ``grad_fn``, or None where it has to be kept."""
     node = x.grad_fn
-    if node is None or x.output_nr or _hooked():
+    if not TELLS_OF_HOOKS or node is None or x.output_nr or _hooked():
         return None
     rebuild, dtype = _of(node, x.shape), x.dtype
     return None if rebuild is None else lambda node: rebuild(node).to(dtype)
@@ -82,6 +82,9 @@ def _inside(node: Any, shape: torch.Size) -> Rebuild | None:
 _C: Any = torch._C
 _top_hooks = getattr(_C._autograd, "_top_saved_tensors_default_hooks", None)
 
+TELLS_OF_HOOKS = _top_hooks is not None and hasattr(_C._autograd.SavedTensor, "unpack_hook")
+"""Whether this torch says which saved tensors go through hooks."""
+
 
 def _hooked() -> bool:
     """Whether saved tensors go through hooks now."""
@@ -92,7 +95,7 @@ def _free(node: Any, kept: Sequence[str]) -> bool:
     """Whether a node's saved tensors can be read without calling anybody's hook."""
     for name in kept:
         raw = getattr(node, name, None)
-        if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+        if raw is None or raw.unpack_hook is not None:
             return False
     return True
 

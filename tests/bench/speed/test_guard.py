@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from versions import rebuilds
 
 from tapertune.bench.speed.counts import count
 from tapertune.bench.speed.guard import GUARDED, MARGIN, MODEL, differences, judge, recorded
@@ -26,6 +27,7 @@ def beyond(old: Measurement, counts: Counts, floor: Counts) -> Measurement:
     return old.model_copy(update=changed)
 
 
+@rebuilds
 def test_counts_are_the_records() -> None:
     record = recorded(RECORD)
     base = make_base(MODEL, Setting.model_validate({}))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from versions import rebuilds
 
 from tapertune.bench.speed import runner
 from tapertune.bench.speed.runner import Job, _groups, measure, source_digest
@@ -28,6 +29,7 @@ def job(tmp_path: Path, setting: Setting) -> Job:
     )  # fmt: skip
 
 
+@rebuilds
 def test_measures_and_goes_on_where_it_was_stopped(job: Job) -> None:
     session = measure(job, told)
     assert [m.subject for m in session.measurements] == ["floor", "peft-lora", "ours-aflora"]
