@@ -113,8 +113,8 @@ class Controller:
         return not training or any(id(parameter) in given for parameter in training)
 
     def count_step(self) -> None:
-        """Counts a step of an optimizer that cannot be followed, for want of a plan that would have to; no other."""
-        if not self._removers:
+        """Counts a step of an optimizer of copies, which is attached to but not followed; no other."""
+        if self._optimizer is not None and not self._removers:
             self.trainable_sum += self.trainable
             self.step += 1
 

@@ -31,7 +31,7 @@ TARGETS: dict[str, list[str]] = {
          "cohere", "granite", "stablelm", "starcoder2_gated", "deepseek", "exaone4", "ministral"),
         _LLAMA,
     ),
-    "vit": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", *_BERT],  # BERT's before transformers 5.12
+    "vit": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
     "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
     **dict.fromkeys(("bart", "mbart", "opt", "pegasus", "marian", "blenderbot", "m2m_100", "whisper"), _BART),
