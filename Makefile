@@ -68,8 +68,8 @@ docs: $(VENV)/.test ## write docs/cli.md and docs/methods/index.md anew from the
 	$(RUN) docs/generate_cli.py
 	$(RUN) docs/generate_methods.py
 
-clean: ## remove .venv and what the tools leave; runs and demo folders stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove .venv, .venv-lowest and what the tools leave; runs and demo folders stay
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
