@@ -10,7 +10,10 @@ from ..errors import TapertuneError, unknown
 
 if TYPE_CHECKING:
     from ..bench.recipes import Recipe
+    from ..bench.settings import RunSettings
 
+_TITLES = ("recipe", "method", "model", "task", "trains", "head", "steps", "FLOP")
+_WIDTHS = (13, 9, 9, 5)  # of the numbers: ten billion parameters, a hundred million steps
 _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -22,46 +25,39 @@ def recipes(
 
     FLOP are those of training, without padding and as if nothing froze: an estimate to compare recipes by.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from ..bench.recipes import check_recipe, recipe_files
+    from ..bench.settings import load_settings
 
-    listed = [check_recipe(path, name) for name, path in recipe_files().items()]
-    methods, tasks = ({getattr(recipe.settings, what).name for recipe in listed} for what in ("method", "task"))
-    if method not in (None, *methods):
-        raise unknown("method of a recipe", method, methods)
-    if task not in (None, *tasks):
-        raise unknown("task of a recipe", task, tasks)
-    wanted = (method, task)
-    listed = [r for r in listed if all(w in (None, n) for w, n in zip(wanted, _names(r), strict=True))]
-    if not listed:
+    files = recipe_files()
+    texts = {name: _texts(name, load_settings(path)) for name, path in files.items()}
+    for value, what, column in ((method, "method", 1), (task, "task", 3)):
+        if value is not None and value not in (known := {text[column] for text in texts.values()}):
+            raise unknown(f"{what} of a recipe", value, known)
+    texts = {n: t for n, t in texts.items() if method in (None, t[1]) and task in (None, t[3])}
+    if not texts:
         raise TapertuneError(f"there is no recipe of {method} for {task}")
-    table = Table(box=None, pad_edge=False)
-    for title in ("recipe", "method", "model", "task"):
-        table.add_column(title, no_wrap=True)
-    for title in ("trains", "head", "steps", "FLOP"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for recipe in listed:
-        table.add_row(*_cells(recipe))
-    console = Console()
-    # whole numbers and names in a pipe and a narrow terminal too, which breaks lines by itself
-    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(width=max(console.width, width)).print(table)
+    rows = [_TITLES[:4], *texts.values()]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    typer.echo(_line(_TITLES, widths))
+    for name, text in texts.items():
+        # a line at a time: each model is built, without weights, to be counted
+        typer.echo(_line((*text, *_numbers(check_recipe(files[name], name))), widths))
     typer.echo("\nOne of them: tapertune train NAME; --data DIR reads local copies of the data")
 
 
-def _names(recipe: Recipe) -> tuple[str, str]:
-    return recipe.settings.method.name, recipe.settings.task.name
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    texts = (f"{cell:<{width}}" for cell, width in zip(cells[:4], widths, strict=True))
+    numbers = (f"{cell:>{width}}" for cell, width in zip(cells[4:], _WIDTHS, strict=True))
+    return "  ".join((*texts, *numbers))
 
 
-def _cells(recipe: Recipe) -> tuple[str, ...]:
-    settings, shape = recipe.settings, recipe.shape
+def _texts(name: str, settings: RunSettings) -> tuple[str, ...]:
+    return name, settings.method.name, settings.model.rpartition("/")[2], settings.task.name
+
+
+def _numbers(recipe: Recipe) -> tuple[str, ...]:
+    shape = recipe.shape
     return (
-        recipe.name,
-        settings.method.name,
-        settings.model.rpartition("/")[2],
-        settings.task.name,
         "" if shape is None else f"{shape.start:,}",
         "" if shape is None else f"{shape.head:,}",
         "" if recipe.steps is None else f"{recipe.steps:,}",
