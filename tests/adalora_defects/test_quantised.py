@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from tapertune.host import ChainLayer
 
 # the libraries warn at import and about precision; that is no part of these tests
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 
 
 def quantisation(kind: str) -> Any:

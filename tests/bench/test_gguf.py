@@ -67,6 +67,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_the_real_one_is_read_and_saved(tmp_path: Path) -> None:
     pytest.importorskip("gguf")

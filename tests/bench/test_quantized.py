@@ -75,6 +75,7 @@ def test_parameters_are_counted_however_they_are_packed() -> None:
     assert sizes(model) == whole
 
 
+@pytest.mark.extra
 @needs_bitsandbytes
 @pytest.mark.parametrize(
     ("method", "block"), [("lora", FOUR), ("aflora", {"bits": 4}), ("loran", FOUR), ("lora", {"bits": 8})]
@@ -92,6 +93,7 @@ def test_a_classifier_on_a_quantised_base(wide: Path, method: str, block: dict[s
     assert "BitsAndBytesConfig(load_in_" in (root / "run" / "README.md").read_text()
 
 
+@pytest.mark.extra
 @needs_bitsandbytes
 def test_only_the_body_is_quantised(root: Path) -> None:
     made = check_settings(raw_settings(root, "lora", quantization=FOUR))
@@ -102,6 +104,7 @@ def test_only_the_body_is_quantised(root: Path) -> None:
     assert {part for name in built.head for part in name.split(".")} >= outside
 
 
+@pytest.mark.extra
 @needs_bitsandbytes
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_decoder_on_a_quantised_base(tmp_path: Path, checkpointing: bool) -> None:
@@ -115,6 +118,7 @@ def test_a_decoder_on_a_quantised_base(tmp_path: Path, checkpointing: bool) -> N
     assert found["validation"].metrics == pytest.approx(record["metrics"], abs=1e-6)
 
 
+@pytest.mark.extra
 @needs_bitsandbytes
 def test_gradients_still_pass_after_an_evaluation(wide: Path) -> None:
     made = check_settings(raw_settings(wide, "lora", quantization=FOUR))

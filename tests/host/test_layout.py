@@ -16,7 +16,7 @@ from tapertune.host import ChainLayer
 
 bnb: Any = pytest.importorskip("bitsandbytes", exc_type=ImportError)
 # the library warns at import; that is no part of these tests
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 WIDTH = 64
 X = torch.linspace(-1, 1, 4 * WIDTH).reshape(4, WIDTH)
 

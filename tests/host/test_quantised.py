@@ -13,7 +13,7 @@ import tapertune
 from tapertune.host import ChainLayer
 
 # the library warns at import; that is no part of these tests
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 
 
 def four_bits(d_in: int, d_out: int, double: bool) -> nn.Module:
