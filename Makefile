@@ -51,6 +51,8 @@ bench-more: bench ## another half hour: the other models too
 	$(BENCH) --models bert-6x384,llama-8x1024 --subjects compiled- --rounds 5 --write-docs
 	$(BENCH) --models bert-6x384,bert-12x768,llama-8x1024 --rounds 5 --dtype bfloat16
 	$(BENCH) --models bert-6x384 --subjects compiled- --rounds 7 --dtype bfloat16 --write-docs
+	$(BENCH) --models bert-6x384,llama-8x1024 --rounds 15 --batch 1 --length 32 --write-docs
+	$(BENCH) --models bert-6x384,llama-8x1024 --rounds 15 --batch 1 --length 32 --dtype bfloat16 --write-docs
 
 bench-smoke: $(VENV)/.demo ## a minute: fail when a step of a small model costs more than the committed record says
 	$(RUN) benchmarks/smoke.py

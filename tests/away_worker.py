@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from away import NAME, TRAFFIC, Device, register
 from peft import get_peft_model
+from processes import nodes_everywhere
 from tiny import batch, tiny_bert
 
 import tapertune
@@ -75,6 +76,7 @@ def follow(model: Any) -> tuple[Any, torch.optim.Optimizer]:
 
 def main(path: str) -> None:
     torch.set_num_threads(1)
+    nodes_everywhere()
     register()
     found: dict[str, Any] = {}
     for name in METHODS:

@@ -39,3 +39,19 @@ def golden(golden_dir: Path) -> Golden:
         return arrays
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def small_elements(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many elements an input has that layers compute without a node. None here: tests are of small models and
+    stand for large ones."""
+    from processes import SMALL
+
+    from tapertune.kernels import small
+
+    def set_to(elements: int) -> None:
+        for name in SMALL:
+            monkeypatch.setattr(small, name, elements)
+
+    set_to(0)
+    return set_to

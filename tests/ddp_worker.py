@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from processes import leave
+from processes import leave, nodes_everywhere
 from tiny import batch, tiny_bert
 from torch import distributed
 
@@ -20,6 +20,7 @@ def worker(rank: int, folder: str, plan: dict[str, Any] | None = None) -> None:
         "gloo", timeout=timedelta(seconds=60), init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     torch.set_num_threads(1)
+    nodes_everywhere()
     torch.manual_seed(1)
     config = tapertune.make_config("aflora", r=2, projection_scope="all")
     model = torch.nn.parallel.DistributedDataParallel(get_peft_model(tiny_bert(), config))

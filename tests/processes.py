@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import time
 
+SMALL = ("_MOST", "_MOST_HALF", "_MOST_AWAY")
+"""Bounds in ``tapertune.kernels.small``, below which layers do without a node."""
+
+
+def nodes_everywhere() -> None:
+    """Does for a process that a test starts what ``conftest`` does for the tests' own."""
+    from tapertune.kernels import small
+
+    for name in SMALL:
+        setattr(small, name, 0)
+
 
 def leave() -> None:
     """Ends this process's part of a process group.

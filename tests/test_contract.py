@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ from tapertune.methods import METHODS
 @pytest.fixture(params=METHODS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(params=["node", "small"], autouse=True)
+def form(request: pytest.FixtureRequest, small_elements: Callable[[int], None]) -> None:
+    """What computes a layer: a node, or torch's own operations as for small inputs."""
+    small_elements(0 if request.param == "node" else 1 << 30)
 
 
 def adapted(name: str, base: nn.Module | None = None, **values: Any) -> PeftModel:

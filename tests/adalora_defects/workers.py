@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from adalora_defects.side import Follower, adamw, make, ranks, train
-from processes import leave
+from processes import leave, nodes_everywhere
 from tiny import batch, checkpoint
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {"target_modules": ["query", "output.dense"], "total": 8
 def _start(rank: int, folder: str, size: int) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    nodes_everywhere()
     distributed.init_process_group(
         "gloo", timeout=timedelta(seconds=60), init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size
     )

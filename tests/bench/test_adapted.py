@@ -118,6 +118,16 @@ def test_operations_are_those_that_are_counted(
                 assert found == declared(model, tokens, input_grad), (state, input_grad, tokens)
 
 
+@pytest.mark.parametrize(("name", "settings"), METHOD_FORMS, ids=str)
+def test_small_inputs(name: str, settings: dict[str, Any], small_elements: Callable[[int], None]) -> None:
+    """Each layer goes by itself, without a node."""
+    small_elements(6 * WIDTH)
+    model = adapted(name, **settings)
+    for state in states(model):
+        for tokens in (6, 512):
+            assert counted(model, tokens, True) == declared(model, tokens, True), (state, tokens)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_with_dropout_and_without_gradients(name: str) -> None:
     model = adapted(name, dropout=0.5)

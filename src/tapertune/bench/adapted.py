@@ -8,7 +8,7 @@ from torch import nn
 from ..host import ChainLayer
 from ..host.folding import folds_now
 from ..host.nodes import fusable
-from ..kernels import ONE_NODE, Adapted, kernel_name
+from ..kernels import ONE_NODE, Adapted, kernel_name, most_elements
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -41,14 +41,16 @@ def _numbers(layer: ChainLayer, adapter: str) -> Adapted:
     kernel = kernel_name()
     if kernel in ONE_NODE and not fusable(layer, x, adapter):
         kernel = "folded"
+    half = weight.dtype in _HALF or _autocast(weight)
     return Adapted(
         chain=chain,
         sizes=sizes,
         trains=frozenset(name for name, factor in factors.items() if factor.requires_grad),
         kernel=kernel,
-        half=weight.dtype in _HALF or _autocast(weight),
+        half=half,
         dropout=layer.dropout(adapter) is not None,
         one_weight=folds_now(layer, x),
+        small=most_elements(weight.device.type, half),
     )
 
 

@@ -21,7 +21,7 @@ from .config import ChainConfig
 from .folding import folded, folded_forward
 from .holders import FactorWeight, SharedWeight, is_shared, shared_weights
 from .naming import module_kind
-from .nodes import Bound, bind, fuse, joinable, narrows
+from .nodes import Bound, bind, fuse, in_parts, joinable, narrows, parts
 from .siblings import Siblings
 
 
@@ -151,6 +151,8 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             bound = bind(self)
             if bound is not None and kernel_name() in ONE_NODE and bound.fits(self, x):
                 adapter = bound.adapter
+                if in_parts(self, x):
+                    return parts(self, x, self._mask(x, adapter) if bound.dropout() is not None else None)
                 return self.siblings.take(
                     self,
                     x,
@@ -199,14 +201,18 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             return adapter_input
         if alone or torch.compiler.is_compiling():
             return dropout(adapter_input)
-        mask = self.siblings.take(
+        return dropout.under(adapter_input, self._mask(x, adapter_name))
+
+    def _mask(self, x: Tensor, adapter_name: str) -> Tensor:
+        """The mask for x of a dropout that does something, the same for all layers that read x."""
+        p = cast(InputDropout, self.dropouts[adapter_name]).p
+        return self.siblings.take(
             self,
             x,
             adapter_name,
             able=lambda layer: layer.only(adapter_name) and layer.dropout(adapter_name) is not None,
-            make=lambda layers: [keep_mask(x, dropout.p)] * len(layers),
+            make=lambda layers: [keep_mask(x, p)] * len(layers),
         )
-        return dropout.under(adapter_input, mask)
 
     def acting(self) -> list[str]:
         """The active adapters that this layer has."""

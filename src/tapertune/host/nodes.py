@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..kernels import InputDropout, Part, fused_parts, has_node, joins, keep_mask, keep_scale, node, uncompiled
+from ..kernels import (
+    InputDropout,
+    Part,
+    fused_parts,
+    has_node,
+    is_small,
+    joins,
+    keep_mask,
+    keep_scale,
+    node,
+    plain,
+    uncompiled,
+)
 from .folding import folds_now, plain_base
 from .siblings import version
 
@@ -160,6 +172,22 @@ def _joins(layer: ChainLayer, x: Tensor) -> bool:
 def _bound(layer: ChainLayer) -> Bound:
     assert layer.bound is not None, "fusable layers are bound"
     return layer.bound
+
+
+def in_parts(layer: ChainLayer, x: Tensor) -> bool:
+    """Whether torch's own operations are quicker than a node for what this fusable layer is given."""
+    return is_small(x) and _bound(layer).chain.linear and _joins(layer, x)
+
+
+def parts(layer: ChainLayer, x: Tensor, mask: Tensor | None) -> Tensor:
+    """The output of a fusable layer in torch's own operations; ``mask``: of its dropout, while that does something."""
+    bound, kind = _bound(layer), x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))  # once for base and chain
+    dropout, scaling = bound.dropout(), layer.scaling[bound.adapter]
+    if dropout is not None:
+        scaling *= keep_scale(dropout.p)
+    return plain(bound.chain, x, bound.weight, bound.bias, bound.tensors(layer), scaling, mask)
 
 
 @uncompiled

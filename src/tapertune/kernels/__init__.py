@@ -2,7 +2,7 @@
 
 ``native`` (default, where a C++ compiler is at hand): as ``fused``, with products of narrow factors compiled for the
 processor, in float32 and float64;
-``fused``: base layer and chain as one node where that is possible, else as ``folded``;
+``fused``: base layer and chain as one node where that is possible and the input not small, else as ``folded``;
 ``folded``: the chain as two matrices around its narrowest place; ``reference``: factor by factor, as it is written.
 """
 
@@ -20,6 +20,7 @@ from .folded import folded
 from .fused import Part, fused, fused_parts
 from .reference import reference
 from .selection import NAMES, ONE_NODE, kernel_name, uncompiled
+from .small import is_small, most_elements, plain
 from .work import Adapted, pass_flops
 
 Kernel = Callable[[Chain, Tensor, Tensors, float], Tensor]
@@ -38,12 +39,15 @@ __all__ = [
     "fused",
     "fused_parts",
     "has_node",
+    "is_small",
     "joins",
     "keep_mask",
     "keep_scale",
     "kernel_name",
+    "most_elements",
     "node",
     "pass_flops",
+    "plain",
     "reference",
     "uncompiled",
 ]

@@ -68,14 +68,12 @@ class _Torch:
     def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
         matrix, middle, scaling = factor
         # this orientation of the product is several times faster than its transpose for a narrow rank
-        seen = None if z is None else z.T.mm(dy)
+        seen = None if z is None else torch.addmm(matrix, z.T, dy, beta=0, alpha=scaling)
         if u is not None:
-            torch.mm(dy, matrix.T, out=u)
+            torch.addmm(u, dy, matrix.T, beta=0, alpha=scaling, out=u)
             if middle is not None:
                 u.mul_(middle)
-            if scaling != 1.0:
-                u.mul_(scaling)
-        return seen if seen is None or scaling == 1.0 else seen.mul_(scaling)
+        return seen
 
     def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
         rows = x.make() if isinstance(x, Again) else x

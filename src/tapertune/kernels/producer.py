@@ -129,6 +129,10 @@ def _factors(node: Any) -> tuple[Tensor, Tensor]:
     return node._saved_self, node._saved_other
 
 
+def _gated(node: Any) -> Tensor:
+    return torch.mul(*_factors(node))
+
+
 def _product(node: Any, shape: torch.Size) -> Rebuild | None:
     """A gate times its activation, both kept; or something that is made again, times a constant that is kept: a frozen
     weight in an RMS norm, or what a dropout leaves."""
@@ -136,7 +140,7 @@ def _product(node: Any, shape: torch.Size) -> Rebuild | None:
         return None
     a, b = _factors(node)
     if a is not None and b is not None:
-        return (lambda node: torch.mul(*_factors(node))) if torch.broadcast_shapes(a.shape, b.shape) == shape else None
+        return _gated if a.shape == b.shape == shape or torch.broadcast_shapes(a.shape, b.shape) == shape else None
     constant = a if b is None else b
     if constant is None or constant.shape not in (shape, shape[-1:]):
         return None

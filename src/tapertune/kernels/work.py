@@ -30,6 +30,7 @@ class Adapted:
         half: whether it computes in half precision.
         dropout: whether its kernel drops elements of the input.
         one_weight: whether base and update have been added up to one weight (``host.folding``).
+        small: elements of an input up to which it is computed without a node (``small``).
     """
 
     chain: Chain
@@ -39,6 +40,7 @@ class Adapted:
     half: bool = False
     dropout: bool = False
     one_weight: bool = False
+    small: int = 0
 
     def form(self, tokens: int, input_grad: bool) -> Form | None:
         """How a node folds it, by the rules of ``choice``; None where it does not."""
@@ -105,8 +107,9 @@ def pass_flops(layers: Sequence[Adapted], tokens: int, *, input_grad: bool) -> i
         input_grad: whether the input asks for a gradient.
     """
     free = [layer for layer in layers if layer.kernel in ONE_NODE and not layer.one_weight]
+    small = any(tokens * layer.sizes["d_in"] <= layer.small for layer in free)
     # the first takes along those that can join; one that cannot makes all of them go by themselves
-    if len(free) < 2 or any(not layer.chain.linear or layer.form(tokens, input_grad) for layer in free[1:]):
+    if small or len(free) < 2 or any(not layer.chain.linear or layer.form(tokens, input_grad) for layer in free[1:]):
         return sum(layer.flops(tokens, input_grad) for layer in layers)
     downs = any(layer.trains_down for layer in free)
     alone = [layer for layer in layers if layer.kernel not in ONE_NODE or layer.one_weight]

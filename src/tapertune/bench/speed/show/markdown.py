@@ -168,7 +168,13 @@ PARTS: dict[str, Callable[[Session], str]] = {
 
 
 def parts_of(setting: Setting) -> Mapping[str, Callable[[Session], str]]:
-    """What of the page a session with this setting fills: most of it, or a part of its own."""
-    if setting.device == "cpu" and setting.dtype == "float32":
-        return PARTS
-    return {"cuda" if setting.device == "cuda" else setting.dtype: beside}
+    """What of the page a session with this setting fills: most of it, or a part of its own.
+
+    >>> list(parts_of(Setting(dtype="bfloat16", batch=1, length=32)))
+    ['bfloat16-32']
+    """
+    usual = Setting.model_validate({})
+    own = setting.device if setting.device != usual.device else setting.dtype
+    if setting.tokens != usual.tokens:
+        return {f"{own}-{setting.tokens}": beside}
+    return PARTS if own == usual.dtype else {own: beside}
