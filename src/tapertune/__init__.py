@@ -14,7 +14,7 @@ from .errors import TapertuneError
 
 if TYPE_CHECKING:
     from .adapt import Controller, Plan
-    from .host import make_config
+    from .host import make_config, updates_kept
     from .integrations import TapertuneCallback, attach
     from .methods import METHODS
 
@@ -30,6 +30,7 @@ _HOMES = {
     "TapertuneCallback": "integrations",
     "attach": "integrations",
     "make_config": "host",
+    "updates_kept": "host",
 }
 
 
@@ -60,4 +61,5 @@ __all__ = [
     "__version__",
     "attach",
     "make_config",
+    "updates_kept",
 ]

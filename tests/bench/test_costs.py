@@ -89,9 +89,9 @@ def test_an_adapter_costs_what_its_kernel_runs() -> None:
     assert adapter_flops("loran", dtype="bfloat16") == pytest.approx(3 * dense + 4 * update)
     assert adapter_flops("loran", quantization={"bits": 8}) == pytest.approx(3 * dense + 3 * update)
     inputs = outputs = 6 * (5 * 384 + 1536)
-    low_rank = 2 * length * 256 * (2 * (inputs + outputs) + outputs)
+    low_rank = 2 * length * 256 * 2 * (inputs + outputs)  # factor by factor, for so few tokens
     one, many = (adapter_flops("elora", training={"per_device_train_batch_size": size}) for size in (1, 64))
-    assert one == pytest.approx(low_rank) and many < 0.7 * low_rank  # many tokens are worth folded weights
+    assert one == pytest.approx(low_rank) and many < 0.9 * low_rank  # many tokens are worth folded weights
 
 
 def test_an_encoder_decoder_reads_its_source_and_writes_its_target() -> None:

@@ -11,8 +11,10 @@ import pytest
 from bench.tiny_written import settings, write
 from tasks.tiny_text import bart, llama
 
+from tapertune.bench.evaluation import evaluate, predict
 from tapertune.bench.runner import run
 from tapertune.errors import TapertuneError
+from tapertune.host import keeping
 from tapertune.tasks.counts import Counts
 
 
@@ -35,6 +37,20 @@ def test_a_decoder(tmp_path: Path, method: str, task: dict[str, Any]) -> None:
     losses = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     seen = [event["loss"] for event in losses if event["type"] == "loss"]
     assert seen[-1] < seen[0]
+
+
+def test_a_dense_update_is_made_once_for_all_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = keeping.dense_made
+    monkeypatch.setattr(keeping, "dense_made", lambda *args: calls.append(1) or real(*args))
+    write(tmp_path, llama())
+    record = run(settings(tmp_path, "loran", {"name": "prompt_completion"}))
+    calls.clear()
+    _, found, _ = evaluate(tmp_path / "run", start=lambda rows: lambda done: None)
+    assert found["validation"].metrics == pytest.approx(record["metrics"])
+    assert len(calls) == 4, "one for each adapted layer, in 24 rows"
+    assert predict(tmp_path / "run", tmp_path / "train.jsonl", tmp_path / "out.jsonl", start=lambda n: lambda d: None)
+    assert len(calls) == 8
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

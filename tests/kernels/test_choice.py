@@ -70,11 +70,14 @@ def test_forms(tokens: int, rank: int, d_in: int, d_out: int, form: Form | None)
         # as measured: at r = 1024 a third to a half of the low-rank form's time
         (1024, 1024, 384, 384, Form(wide=True, keep=True, apart=True)),
         (1024, 1024, 768, 3072, Form(wide=True, keep=False, apart=True)),
-        (256, 1024, 384, 1536, Form(wide=True, keep=False, apart=True)),
+        (256, 1024, 384, 384, Form(wide=True, keep=True, apart=True)),
         # the update's own products are a layer's: too much beside lower ranks and greater widths
         (1024, 256, 768, 768, None),
         (4096, 256, 2048, 2048, None),
         (1024, 64, 384, 1536, None),
+        # and beside few tokens
+        (256, 1024, 384, 1536, None),
+        (128, 1024, 384, 384, None),
     ],
 )
 def test_forms_in_half_precision(tokens: int, rank: int, d_in: int, d_out: int, form: Form | None) -> None:
@@ -146,8 +149,8 @@ def test_a_mapped_chain_has_a_node_of_its_own() -> None:
 
 @pytest.fixture
 def always_folds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("tapertune.kernels.choice._SINGLE", _Passes(narrow=48, build=-1000, behind=0))
-    monkeypatch.setattr("tapertune.kernels.choice._LEAST_RANK", 0)
+    monkeypatch.setattr("tapertune.kernels.choice._SINGLE", _Passes(narrow=48, build=-1000, behind=0, token=0))
+    monkeypatch.setattr("tapertune.kernels.choice.LEAST_RANK", 0)
     cheapest.cache_clear()
     yield
     cheapest.cache_clear()

@@ -32,7 +32,8 @@ def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def adapted(name: str, base: nn.Module, **values: Any) -> Any:
     torch.manual_seed(1)
-    return get_peft_model(base, tapertune.make_config(name, **{METHODS[name].rank: 3}, init_weights=False, **values))
+    values = {METHODS[name].rank: 3, "init_weights": False, **values}
+    return get_peft_model(base, tapertune.make_config(name, **values))
 
 
 def trained(model: nn.Module, patch: pytest.MonkeyPatch, kernel: str, steps: int = 4, **forward: Any) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,10 @@ def graph(output: Tensor) -> set[str]:
 
 def ours(output: Tensor) -> bool:
     return any("_LinearsWithChains" in name for name in graph(output))
+
+
+def folds(output: Tensor) -> bool:
+    return any("_FoldedLinear" in name for name in graph(output))
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -113,3 +118,26 @@ def test_a_folded_update_stays_a_node(name: str, node: str, small_elements: Smal
     small_elements(ALL)
     model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), tapertune.make_config(name, target_modules=["0"]))
     assert any(node in name for name in graph(model(torch.randn(512, 64))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_tokens_at_high_rank_go_factor_by_factor(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the input's size: to apply vectors to matrices of that rank is more work, and more to keep."""
+
+    def passed(rows: int, kernel: str) -> dict[str, Tensor]:
+        monkeypatch.setenv("TAPERTUNE_KERNEL", kernel)
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(96, 160)).to(dtype)
+        model: Any = adapted("elora", base, target_modules=["0"], r=128).train()
+        x = torch.randn(rows, 96).to(dtype).requires_grad_()
+        y = model(x)
+        y.backward(torch.randn(rows, 160).to(dtype))
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert x.grad is not None and len(grads) == 2
+        assert (ours(y) or folds(y)) is (kernel == "fused" and rows == 65)
+        return {"y": y.detach(), "x": x.grad, **grads}
+
+    for rows in (64, 65):
+        expected = passed(rows, "folded")
+        for key, value in passed(rows, "fused").items():
+            assert (value - expected[key]).norm() < (0.02 if dtype == torch.bfloat16 else 1e-5) * value.norm(), key

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import TapertuneError
+from ..host import updates_kept
 from ..tasks import Task
 from ..tasks import data as rows_of
 from ..tasks.counts import Counts
@@ -124,7 +125,7 @@ def predict(
     check_model_length(folder.base, model, chosen.max_length)
     forward = forward_with(folder, model, tokenizer, batch_size, start(count))
     cut, kind = 0, get_kind(chosen.kind)
-    with _writer(out) as write:
+    with _writer(out) as write, updates_kept(model):
         usable = _usable(chosen, table)
         while chunk := list(islice(usable, _CHUNK)):
             encoded = encode(chosen, [example for _, example in chunk], tokenizer, chosen.max_length, train=False)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import Trainer
 
+from ..host import updates_kept
 from ..tasks import Task
 from ..tasks.kinds import Encoded, Forward, Scores, get_kind
 from .results import Score
@@ -47,7 +48,8 @@ def measure(task: Task, forward: Forward, rows: Encoded) -> Measured:
 
 def _scored(task: Task, forward: Forward, rows: Encoded) -> tuple[Scores, dict[str, float]]:
     kind = get_kind(task.kind)
-    predicted = kind.predict(task, forward, rows)
+    with updates_kept(forward.model):
+        predicted = kind.predict(task, forward, rows)
     scores = kind.score(task, predicted, rows.examples)
     loss = {} if predicted.loss is None else {"loss": predicted.loss}
     return scores, {**scores.metrics, **loss}

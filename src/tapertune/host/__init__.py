@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..adapt import unfollowed
 from .config import ChainConfig, config_class, make_config
 from .handles import FactorHandle, adapter_handles
+from .keeping import updates_kept
 from .layer import ChainLayer, layer_class
 from .model import ChainTuner, adapt_model, find_config, tuner_class
 from .registration import register
@@ -25,4 +26,5 @@ __all__ = [
     "make_config",
     "register",
     "tuner_class",
+    "updates_kept",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..kernels import (
     InputDropout,
     Part,
+    by_token,
     fused_parts,
     has_node,
     is_small,
@@ -21,7 +22,9 @@ from ..kernels import (
     plain,
     uncompiled,
 )
+from ..methods.mapped import MappedChain
 from .folding import folds_now, plain_base
+from .keeping import kept
 from .siblings import version
 
 if TYPE_CHECKING:
@@ -160,7 +163,9 @@ def fusable(layer: ChainLayer, x: Tensor, adapter_name: str) -> bool:
 
 def joinable(layer: ChainLayer, x: Tensor, adapter_name: str) -> bool:
     """Whether the layer can be in one node with others that read x."""
-    return fusable(layer, x, adapter_name) and not folds_now(layer, x) and _joins(layer, x)
+    if not fusable(layer, x, adapter_name) or folds_now(layer, x):
+        return False
+    return _joins(layer, x) and not in_parts(layer, x)
 
 
 def _joins(layer: ChainLayer, x: Tensor) -> bool:
@@ -176,7 +181,10 @@ def _bound(layer: ChainLayer) -> Bound:
 
 def in_parts(layer: ChainLayer, x: Tensor) -> bool:
     """Whether torch's own operations are quicker than a node for what this fusable layer is given."""
-    return is_small(x) and _bound(layer).chain.linear and _joins(layer, x)
+    bound = _bound(layer)
+    if not bound.chain.linear or not (is_small(x) or by_token(bound.chain, bound.tensors(layer), x)):
+        return False
+    return _joins(layer, x)
 
 
 def parts(layer: ChainLayer, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -211,7 +219,10 @@ def _fuse(x: Tensor, layers: Sequence[ChainLayer], dtype: torch.dtype | None) ->
     dropout = first.dropout()
     if len(layers) == 1 and not _joins(layers[0], x):
         tensors, scaling = first.tensors(layers[0]), layers[0].scaling[first.adapter]
-        return [node(first.chain, x, *_base(first, dtype), tensors, scaling, dtype)]
+        weight, bias = _base(first, dtype)
+        if isinstance(first.chain, MappedChain) and (keeper := kept(layers[0])) is not None:
+            return [keeper.output(layers[0], x, weight, bias)]
+        return [node(first.chain, x, weight, bias, tensors, scaling, dtype)]
     parts = []
     for layer in layers:
         bound = _bound(layer)

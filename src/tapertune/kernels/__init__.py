@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..methods import Chain
 from ..methods.base import Tensors
-from .choice import has_node, joins, node
+from .choice import by_token, has_node, joins, node
+from .dense import dense_kept, dense_made
 from .dropout import InputDropout, keep_mask, keep_scale
 from .folded import folded
 from .fused import Part, fused, fused_parts
@@ -35,6 +36,9 @@ __all__ = [
     "InputDropout",
     "Kernel",
     "Part",
+    "by_token",
+    "dense_kept",
+    "dense_made",
     "folded",
     "fused",
     "fused_parts",

@@ -31,6 +31,19 @@ def joins(chain: Chain, tensors: Tensors, x: Tensor) -> bool:
     return chain.linear and _chosen(chain, tensors, x) is None
 
 
+def by_token(chain: Chain, tensors: Tensors, x: Tensor) -> bool:
+    """Whether a chain of frozen matrices is to be applied to x factor by factor, x having few tokens for its rank."""
+    rank = tensors[chain.names[0]].shape[0]
+    if rank < LEAST_RANK or not few(x.numel() // max(x.shape[-1], 1), rank):
+        return False
+    return two_matrices(chain, tensors) is not None
+
+
+def few(tokens: int, rank: int) -> bool:
+    """Whether vectors of a chain are better applied to activations than to its matrices, which are larger."""
+    return 2 * tokens <= rank
+
+
 def node(
     chain: Chain,
     x: Tensor,
@@ -52,7 +65,7 @@ def node(
 
 def _chosen(chain: Chain, tensors: Tensors, x: Tensor) -> tuple[TwoMatrices, Form] | None:
     """What to fold and how, or None for the low-rank form."""
-    if tensors[chain.names[0]].shape[0] < _LEAST_RANK:
+    if tensors[chain.names[0]].shape[0] < LEAST_RANK:
         return None  # known without a look at the rest
     factors = two_matrices(chain, tensors)
     if factors is None:
@@ -95,7 +108,7 @@ class Work:
     def flops(self, form: Form | None) -> int:
         """Operations of all products of the pass beyond the base layer's, those of a matrix with a vector left out;
         None stands for the low-rank form."""
-        return 2 * self._count(form, _Passes(narrow=0, build=0, behind=0))
+        return 2 * self._count(form, _Passes(narrow=0, build=0, behind=0, token=0))
 
     def cost(self, form: Form | None) -> int:
         """The time that a pass takes beyond the base layer, in multiplications."""
@@ -106,8 +119,10 @@ class Work:
         n, r, d_in, d_out = self.tokens, self.rank, self.d_in, self.d_out
         narrow, behind = r + passes.narrow, d_out * r * passes.behind
         if form is None:
-            widths = (d_in + d_out) * (1 + self.input_grad) + d_out * self.trains
-            return n * widths * narrow + behind
+            widths = (d_in + d_out) * (1 + self.input_grad)
+            if few(n, r):  # and vectors take no product of their own
+                return n * (widths * narrow + d_out * passes.token)
+            return n * (widths + d_out * self.trains) * narrow + behind
         count = d_in * d_out * (r + passes.build) * (1 + (self.input_grad and not form.keep))
         if form.apart:
             count += n * d_in * d_out * (1 + self.input_grad)
@@ -125,20 +140,23 @@ class _Passes(NamedTuple):
         narrow: to read or write a number in a product of small rank with the tokens.
         build: to write one of the folded weight.
         behind: to scale an element of B, and to take its gradient from a product that lies across it in memory.
+        token: to scale an element of what B makes of few tokens, and to take the vectors' gradients there.
     """
 
     narrow: int
     build: int
     behind: int
+    token: int
 
 
 # Fitted on one thread: in float32 to BERT layers of widths 384 and 768 with 1024 tokens and ranks from 4 to 1024; in
 # bfloat16, where products are the faster part, to widths from 384 to 3072 with 256 to 4096 tokens and ranks from 32.
-_SINGLE = _Passes(narrow=48, build=180, behind=0)
-_HALF = _Passes(narrow=48, build=700, behind=4000)
+# ``token`` to 32 to 1024 tokens at ranks 256 and 1024.
+_SINGLE = _Passes(narrow=48, build=180, behind=0, token=300)
+_HALF = _Passes(narrow=48, build=700, behind=4000, token=1400)
 
 # Below this rank a layer costs about the same in either form; low-rank, it is in one node with its siblings.
-_LEAST_RANK = 32
+LEAST_RANK = 32
 
 
 @functools.cache
@@ -148,7 +166,7 @@ def cheapest(work: Work) -> Form | None:
     The folded weight is kept for backward where making it again takes an eighth of the layer's time or more, unless it
     is much larger than the layer's narrower activation.
     """
-    if work.rank < _LEAST_RANK:
+    if work.rank < LEAST_RANK:
         return None
     keep = work.input_grad and 4 * work.rank >= work.tokens and 2 * max(work.d_in, work.d_out) <= 3 * work.tokens
     narrow, wide = (Form(wide=wide, keep=keep, apart=work.half) for wide in (False, True))

@@ -34,21 +34,7 @@ class _LinearWithMap(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, chain: MappedChain, scaling: float, *factors: Tensor
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        tensors = _tensors(chain, factors)
-        update, onto = torch.empty_like(weight), _onto(weight)
-        sinter = compiled_sinter(chain, weight, tensors)
-        if sinter is not None:
-            sinter.put(weight, scaling, update)
-        else:
-            for at in _blocks(weight):
-                room = _rows(update, at)
-                part = _part(chain, tensors, at)
-                _put(chain.update(part, None if onto is None else room), scaling, onto, at, room)
-        if onto is None:
-            y = rows.mm(weight.T) if bias is None else torch.addmm(bias, rows, weight.T)
-            torch.addmm(y, rows, update.T, out=y)
-        else:
-            y = rows.mm(update.T) if bias is None else torch.addmm(bias, rows, update.T)
+        y = _applied(rows, weight, bias, _made(chain, weight, factors, scaling))
         ctx.save_for_backward(rows if any(ctx.needs_input_grad[_FACTORS:]) else None, weight, *factors)
         ctx.shape, ctx.chain, ctx.scaling = x.shape, chain, scaling
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -74,6 +60,28 @@ class _LinearWithMap(torch.autograd.Function):
                 dx = dx.view(ctx.shape)
         made = (pulled[n].to(f.dtype) if n in pulled else None for n, f in zip(chain.names, factors, strict=True))
         return dx, *(None,) * (_FACTORS - 1), *made
+
+
+def _made(chain: MappedChain, weight: Tensor, factors: Sequence[Tensor], scaling: float) -> Tensor:
+    """``W + s M``; in half precision ``s M``."""
+    tensors = _tensors(chain, factors)
+    update, onto = torch.empty_like(weight), _onto(weight)
+    sinter = compiled_sinter(chain, weight, tensors)
+    if sinter is not None:
+        sinter.put(weight, scaling, update)
+        return update
+    for at in _blocks(weight):
+        room = _rows(update, at)
+        part = _part(chain, tensors, at)
+        _put(chain.update(part, None if onto is None else room), scaling, onto, at, room)
+    return update
+
+
+def _applied(rows: Tensor, weight: Tensor, bias: Tensor | None, made: Tensor) -> Tensor:
+    if _onto(weight) is not None:
+        weight = made
+    y = rows.mm(weight.T) if bias is None else torch.addmm(bias, rows, weight.T)
+    return y if weight is made else torch.addmm(y, rows, made.T, out=y)
 
 
 _FACTORS = 5  # inputs of the node before the factors
@@ -162,3 +170,15 @@ def dense(
     """
     factors = [tensors[name] for name in chain.names]
     return _LinearWithMap.apply(x, weight, bias, chain, scaling, *factors)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def dense_made(chain: MappedChain, weight: Tensor, tensors: Tensors, scaling: float) -> Tensor:
+    """What ``dense`` makes of weights for each pass, for those who keep it between passes; without gradient."""
+    return _made(chain, weight, [tensors[name] for name in chain.names], scaling)
+
+
+@torch.no_grad()
+def dense_kept(x: Tensor, weight: Tensor, bias: Tensor | None, made: Tensor) -> Tensor:
+    """``dense`` of x, from what ``dense_made`` has made; without gradient."""
+    return _applied(x.reshape(-1, x.shape[-1]), weight, bias, made).view(*x.shape[:-1], weight.shape[0])

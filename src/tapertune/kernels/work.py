@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..methods import Chain
-from .choice import Work, cheapest
+from .choice import LEAST_RANK, Work, cheapest, few
 from .selection import ONE_NODE
 from .vectors import Form, around_vectors
 
@@ -49,12 +49,25 @@ class Adapted:
             return None
         return cheapest(self._work(tokens, input_grad))
 
+    def in_parts(self, tokens: int, input_grad: bool) -> bool:
+        """Whether it is computed without a node, as ``small`` does."""
+        if self.kernel not in ONE_NODE or self.one_weight or not self.chain.linear:
+            return False
+        names = around_vectors(self.chain)
+        frozen = names is not None and self.trains.isdisjoint((names[0], names[2]))
+        by_token = frozen and self._rank >= LEAST_RANK and few(tokens, self._rank)
+        small = tokens * self.sizes["d_in"] <= self.small
+        return (small or by_token) and self.form(tokens, input_grad) is None
+
+    @property
+    def _rank(self) -> int:
+        return self.sizes[self.chain.factors[0].n_out]
+
     def _work(self, tokens: int, input_grad: bool) -> Work:
-        rank = self.sizes[self.chain.factors[0].n_out]
         d_in, d_out = self.sizes["d_in"], self.sizes["d_out"]
         return Work(
             tokens=tokens,
-            rank=rank,
+            rank=self._rank,
             d_in=d_in,
             d_out=d_out,
             trains=bool(self.trains),
@@ -70,6 +83,8 @@ class Adapted:
             return self._count(tokens, input_grad, "chain", "chain")
         if not self.chain.linear:  # in half precision, the update is applied in a product of its own
             return self._count(tokens, input_grad, "chain" if self.half else "folded", "folded")
+        if self.in_parts(tokens, input_grad) and few(tokens, self._rank):
+            return self._count(tokens, input_grad, "chain", "chain")
         form = self.form(tokens, input_grad) if self.kernel in ONE_NODE else None
         if form is not None:
             return self._work(tokens, input_grad).flops(form)
@@ -106,13 +121,16 @@ def pass_flops(layers: Sequence[Adapted], tokens: int, *, input_grad: bool) -> i
         tokens: rows of the input.
         input_grad: whether the input asks for a gradient.
     """
-    free = [layer for layer in layers if layer.kernel in ONE_NODE and not layer.one_weight]
-    small = any(tokens * layer.sizes["d_in"] <= layer.small for layer in free)
+    free = [
+        layer
+        for layer in layers
+        if layer.kernel in ONE_NODE and not layer.one_weight and not layer.in_parts(tokens, input_grad)
+    ]
     # the first takes along those that can join; one that cannot makes all of them go by themselves
-    if small or len(free) < 2 or any(not layer.chain.linear or layer.form(tokens, input_grad) for layer in free[1:]):
+    if len(free) < 2 or any(not layer.chain.linear or layer.form(tokens, input_grad) for layer in free[1:]):
         return sum(layer.flops(tokens, input_grad) for layer in layers)
     downs = any(layer.trains_down for layer in free)
-    alone = [layer for layer in layers if layer.kernel not in ONE_NODE or layer.one_weight]
+    alone = [layer for layer in layers if layer not in free]
     return sum(layer.joined_flops(tokens, input_grad, downs) for layer in free) + sum(
         layer.flops(tokens, input_grad) for layer in alone
     )

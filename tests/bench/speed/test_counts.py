@@ -73,7 +73,8 @@ def test_counts_of_a_chain(base: Base, name: str) -> None:
     contestant, floor = build(name, base), count(build("floor", base))
     found = count(contestant)
     assert contestant.optimizer is not None and found.flops_declared is not None
-    assert found.flops > floor.flops and found.kernel_nodes > 0 == floor.kernel_nodes
+    few_tokens = name.startswith("ours-elora")  # for its rank, and needs no node
+    assert found.flops > floor.flops and (found.kernel_nodes == 0) is few_tokens and floor.kernel_nodes == 0
     assert found.flops - floor.flops == found.flops_declared
     # two moments of four bytes a parameter, and at most a step count a tensor; nothing of what is frozen
     tensors = sum(p.requires_grad for p in contestant.model.parameters())
