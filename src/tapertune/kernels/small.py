@@ -82,7 +82,8 @@ def _beside(chain: Chain, y: Tensor, x: Tensor, tensors: Tensors, scaling: float
 
 
 def _computed_in(x: Tensor, rank: int, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a chain's products: x's, or, where a call of these takes longer, that of its factors."""
+    """The dtype of a chain's products: x's, or that of its factors where a call of x's takes longer, or where what is
+    cast would be kept beside few tokens."""
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return x.dtype
-    return dtype if x.numel() <= _MOST and min(x.shape[0], rank) < LEAST_RANK else x.dtype
+    return dtype if x.numel() <= _MOST and min(x.shape[0], rank) <= LEAST_RANK else x.dtype
