@@ -13,6 +13,7 @@ from tiny import tiny_bert
 from torch import Tensor, nn
 
 import tapertune
+from tapertune.bench.speed.counts import graph_nodes
 from tapertune.host import ChainLayer
 from tapertune.kernels import is_small, most_elements
 
@@ -24,13 +25,7 @@ ALL = 1 << 30
 
 def graph(output: Tensor) -> set[str]:
     """Names of the nodes behind an output."""
-    stack, seen = [output.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
-    return {node.name() for node in seen}
+    return {node.name() for node in graph_nodes(output.sum())}
 
 
 def ours(output: Tensor) -> bool:
