@@ -182,9 +182,12 @@ def _bound(layer: ChainLayer) -> Bound:
 def in_parts(layer: ChainLayer, x: Tensor) -> bool:
     """Whether torch's own operations are quicker than a node for what this fusable layer is given."""
     bound = _bound(layer)
-    if not bound.chain.linear or not (is_small(x) or by_token(bound.chain, bound.tensors(layer), x)):
+    if not bound.chain.linear:
         return False
-    return _joins(layer, x)
+    tensors = bound.tensors(layer)
+    if not is_small(x) and not by_token(bound.chain, tensors, x):
+        return False
+    return bound.dropout() is not None or joins(bound.chain, tensors, x)
 
 
 def parts(layer: ChainLayer, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,8 +3,7 @@
     y = x W' + c + s ((x * mask) down') up'
 
 Autograd answers these without Python, where a node of our own takes as long as a dozen calls. The input is kept for
-backward, being small. With fewer tokens than ranks the chain is taken factor by factor: its vectors are quicker applied
-to activations than to matrices.
+backward, being small. With few tokens for its rank (``choice.few``) the chain is taken factor by factor.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def plain(
         chain: a linear chain.
         x: of the base's dtype, unless autocast casts the base.
         weight, bias: of the base layer.
-        tensors: the chain's factors by name; they are cast to x's dtype.
+        tensors: the chain's factors by name, of x's dtype or wider.
         scaling: on the chain's output.
         mask: ones and zeros (uint8) in the shape of x.
     """
@@ -67,7 +66,7 @@ def plain(
 
 
 def _beside(chain: Chain, y: Tensor, x: Tensor, tensors: Tensors, scaling: float) -> Tensor:
-    """``y + scaling * chain(x)`` in the dtype of x."""
+    """``y + scaling * chain(x)`` in the dtype of y."""
     first = tensors[chain.names[0]]
     tokens, rank = x.shape[0], first.shape[0]
     dtype = _computed_in(x, rank, first.dtype)

@@ -44,8 +44,7 @@ class Adapted:
 
     def form(self, tokens: int, input_grad: bool) -> Form | None:
         """How a node folds it, by the rules of ``choice``; None where it does not."""
-        names = None if self.dropout else around_vectors(self.chain)
-        if names is None or not self.trains.isdisjoint((names[0], names[2])):
+        if self.dropout or not self._frozen_around_vectors:
             return None
         return cheapest(self._work(tokens, input_grad))
 
@@ -53,11 +52,14 @@ class Adapted:
         """Whether it is computed without a node, as ``small`` does."""
         if self.kernel not in ONE_NODE or self.one_weight or not self.chain.linear:
             return False
-        names = around_vectors(self.chain)
-        frozen = names is not None and self.trains.isdisjoint((names[0], names[2]))
-        by_token = frozen and self._rank >= LEAST_RANK and few(tokens, self._rank)
+        by_token = self._rank >= LEAST_RANK and few(tokens, self._rank) and self._frozen_around_vectors
         small = tokens * self.sizes["d_in"] <= self.small
         return (small or by_token) and self.form(tokens, input_grad) is None
+
+    @property
+    def _frozen_around_vectors(self) -> bool:
+        names = around_vectors(self.chain)
+        return names is not None and self.trains.isdisjoint((names[0], names[2]))
 
     @property
     def _rank(self) -> int:
