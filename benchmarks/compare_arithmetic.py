@@ -18,11 +18,11 @@ import torch
 from compare_runs import FAST, CpuClock, append, circumstances, costs, draw, rows_of, write_rows
 from compare_table import Record, markdown, read_records, short
 
-from tapertune.bench.evaluation import evaluate
-from tapertune.bench.models import find_model
-from tapertune.bench.recipes import find_recipe
-from tapertune.bench.runner import run as train
-from tapertune.bench.settings import RunSettings, load_settings
+from tapertune.runfile.recipes import find_recipe
+from tapertune.runfile.settings import RunSettings, load_settings
+from tapertune.train.evaluation import evaluate
+from tapertune.train.models import find_model
+from tapertune.train.runner import run as train
 
 TASK = "math_instruct"
 TESTS = ("test_addsub", "test_multiarith", "test_singleeq")

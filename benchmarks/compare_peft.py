@@ -10,16 +10,16 @@ from typing import Any
 from compare_table import Record
 from peft import LoraConfig, get_peft_model
 
-from tapertune.bench.display import Display
-from tapertune.bench.measure import forward_of, measure
-from tapertune.bench.models import Built, load_base
-from tapertune.bench.prepare import Prepared, prepare
-from tapertune.bench.quiet import quiet
-from tapertune.bench.runner import trainer_of
-from tapertune.bench.settings import RunSettings
-from tapertune.bench.trainer import Checkpointing, Costs
+from tapertune.runfile.settings import RunSettings
 from tapertune.tasks import data
 from tapertune.tasks.encode import encode
+from tapertune.train.measure import forward_of, measure
+from tapertune.train.models import Built, load_base
+from tapertune.train.prepare import Prepared, prepare
+from tapertune.train.progress import Display
+from tapertune.train.runner import trainer_of
+from tapertune.train.suppress_logging import suppress_logging
+from tapertune.train.trainer import Checkpointing, Costs
 
 NAME = "peft-lora"
 
@@ -33,7 +33,7 @@ def scores(settings: RunSettings, official: Path, clock: Display) -> Record:
     prepared = prepare(settings)
     built = with_peft(prepared)
     trainer = trainer_of(replace(prepared, built=built), Checkpointing(Costs()), [clock])
-    with quiet():
+    with suppress_logging():
         trainer.train()
     selection = measure(prepared.task, forward_of(trainer), next(iter(prepared.evaluation.values())))
     (split,) = data.load_evaluation(prepared.task, validation=str(official)).values()
@@ -62,7 +62,7 @@ def with_peft(prepared: Prepared) -> Built:
         modules_to_save=config.modules_to_save,
         task_type=config.task_type,
     )
-    with quiet():
+    with suppress_logging():
         model: Any = get_peft_model(base, lora)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     head = {name for name in trained if ".modules_to_save." in name}

@@ -22,15 +22,15 @@ import compare_peft
 import torch
 from compare_table import Record, Run, read_records, runs_left
 
-from tapertune.bench import machine
-from tapertune.bench.display import Display
-from tapertune.bench.evaluation import evaluate
-from tapertune.bench.recipes import find_recipe
-from tapertune.bench.runner import run as train
-from tapertune.bench.settings import RunSettings, load_settings
 from tapertune.errors import TapertuneError
+from tapertune.runfile import environment
+from tapertune.runfile.recipes import find_recipe
+from tapertune.runfile.settings import RunSettings, load_settings
 from tapertune.tasks import get_task
 from tapertune.tasks.files import Row, open_table
+from tapertune.train.evaluation import evaluate
+from tapertune.train.progress import Display
+from tapertune.train.runner import run as train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +179,9 @@ def circumstances(settings: RunSettings, clock: CpuClock, begun: float) -> Recor
         "settings": {name: plain[name] for name in ("model", "method", "plan", "training", "head")},
         "train_cpu_seconds": round(clock.seconds, 2),
         "cpu_seconds": round(time.process_time() - begun, 2),
-        "versions": machine.versions(),
-        "cpu": machine.hardware().cpu,
-        "commit": machine.git_state().commit,
+        "versions": environment.versions(),
+        "cpu": environment.hardware().cpu,
+        "commit": environment.git_state().commit,
     }
 
 

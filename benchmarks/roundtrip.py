@@ -21,9 +21,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 import tapertune
-from tapertune.bench.models import find_model
 from tapertune.interop import export_lora, merge
 from tapertune.methods import METHODS
+from tapertune.train.models import find_model
 
 STEPS, ROWS = 8, 8
 FORMS = ("loaded", "merged", "merged by shards", "fresh process", "plain LoRA")

@@ -24,9 +24,9 @@ from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tapertune
-from tapertune.bench.speed.models import make_base
-from tapertune.bench.speed.setting import Setting
-from tapertune.bench.speed.subjects import build
+from tapertune.benchmark.base_models import make_base
+from tapertune.benchmark.setting import Setting
+from tapertune.benchmark.variants import build
 from tapertune.kernels import small
 
 TOKENS = (4, 16, 64, 128, 256)
@@ -44,7 +44,7 @@ def ratios(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, floa
             if number > 1:
                 times[name].append(time.process_time() - began)
     floor = median(times[next(iter(runs))])
-    return {name: median(found) / floor for name, found in times.items()}
+    return {name: median(each) / floor for name, each in times.items()}
 
 
 def passes(dtype: str) -> None:
@@ -57,12 +57,12 @@ def passes(dtype: str) -> None:
         base = make_base("bert-6x384", Setting.model_validate({"batch": 1, "length": tokens, "dtype": dtype}))
         floor, theirs, ours = (build(name, base) for name in ("floor", "peft-lora", "ours-lora"))
 
-        def run(contestant: Any, bounds: Mapping[str, int] = usual) -> Callable[[], None]:
+        def run(candidate: Any, bounds: Mapping[str, int] = usual) -> Callable[[], None]:
             def once() -> None:
                 for name, value in bounds.items():
                     setattr(small, name, value)
-                contestant.loss().backward()
-                contestant.model.zero_grad()
+                candidate.loss().backward()
+                candidate.model.zero_grad()
 
             return once
 

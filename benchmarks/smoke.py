@@ -1,7 +1,7 @@
 """Fails when a step of a small model costs more than benchmarks/speed/smoke.json says; ``--record`` writes that file.
 
 Counts (bytes saved for backward, matrix operations, kernels called, optimizer bytes) have to be the record's. The ratio
-of step time to the frozen model's may exceed the record's by the record's spread and the guard's margin; a subject that
+of step time to the frozen model's may exceed the record's by the record's spread and a margin; a variant that
 exceeds it is measured again before it fails. Seconds are not judged; nor are ratios where another kernel computes than
 did for the record (``native`` needs a C++ compiler).
 """
@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tapertune.bench.speed.guard import MARGIN, check, kernel_of, take_record
+from tapertune.benchmark.regression_check import MARGIN, check, kernel_of, take_record
 from tapertune.errors import TapertuneError
 from tapertune.kernels import kernel_name
 
 RECORD = Path(__file__).parent / "speed" / "smoke.json"
 
 
-def told(label: str, steps: int) -> Callable[[], None]:
+def announce(label: str, steps: int) -> Callable[[], None]:
     print(label, file=sys.stderr)
     return lambda: None
 
@@ -31,11 +31,11 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         if arguments:
-            session = take_record(RECORD, told)
+            session = take_record(RECORD, announce)
             print(f"written: {RECORD}, {len(session.measurements)} subjects")
             return 0
         with tempfile.TemporaryDirectory() as folder:
-            verdicts = check(RECORD, Path(folder) / "speed.json", told)
+            verdicts = check(RECORD, Path(folder) / "speed.json", announce)
     except TapertuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         print(f"only counts are judged: the record is of the kernel {kernel_of(RECORD)}, and this is {kernel_name()}")
     for verdict in verdicts:
         word = "ok  " if verdict.passed else "FAIL"
-        print(f"{word} {verdict.subject:<22} {verdict.ratio:.2f}, limit {verdict.limit:.2f}")
+        print(f"{word} {verdict.variant:<22} {verdict.ratio:.2f}, limit {verdict.limit:.2f}")
         for difference in verdict.differing:
             print(f"     {difference}")
     return 0 if all(verdict.passed for verdict in verdicts) else 1

@@ -74,8 +74,8 @@ def test_docstring_examples_run(name: str) -> None:
 
 @pytest.mark.parametrize("text", examples("yaml", *PAGES))
 def test_settings_are_valid(text: str) -> None:
-    from tapertune.bench import yamlfile
-    from tapertune.bench.settings import check_settings
+    from tapertune.runfile import yamlfile
+    from tapertune.runfile.settings import check_settings
 
     complete = {"model": "minilm", "task": "rte", **yamlfile.parse(text, "example")}
     assert check_settings(complete).method.name == "aflora"

@@ -1,4 +1,4 @@
-"""What imports what: the rules of pyproject.toml, and that the package and its command stay light."""
+"""What imports what: the rules of pyproject.toml, no circles, and that the package and its command stay light."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# files that import each other, and so can only be read together: to be none
+KNOWN_CIRCLES = (
+    {f"tapertune.host.{name}" for name in ("folding", "keeping", "layer", "nodes", "siblings")},
+    {"tapertune.tasks.generation", "tapertune.tasks.summarisation"},
+)
 HEAVY = ("torch", "peft", "transformers", "datasets", "sklearn", "scipy", "matplotlib")
 
 
@@ -21,6 +27,34 @@ def test_imports_point_one_way() -> None:
     done = run("-c", code)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def circles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of names that lead to each other."""
+    reached: dict[str, set[str]] = {}
+    for start in imports:
+        reached[start], waiting = set(), list(imports[start])
+        while waiting:
+            name = waiting.pop()
+            if name not in reached[start]:
+                reached[start].add(name)
+                waiting.extend(imports[name])
+    groups = {frozenset(other for other in reached[name] if name in reached[other]) for name in imports}
+    return [set(group) for group in groups if group]
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"a", "c"}, "c": {"d"}, "d": set()}) == [{"a", "b"}]
+    two = circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}})
+    assert sorted(map(sorted, two)) == [["a", "b", "c"], ["d", "e"]]
+
+
+def test_no_files_import_each_other() -> None:
+    """Those for type checkers count, and those within functions."""
+    graph = grimp.build_graph("tapertune", exclude_type_checking_imports=False, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    new = [sorted(circle) for circle in circles(imports) if not any(circle <= known for known in KNOWN_CIRCLES)]
+    assert not new, f"these import each other: {new}"
 
 
 @pytest.mark.parametrize("module", ["tapertune", "tapertune.cli.main", "tapertune.events"])

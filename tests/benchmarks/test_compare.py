@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tapertune.bench.prepare import prepare
 from tapertune.errors import TapertuneError
+from tapertune.train.prepare import prepare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RATES = (1e-4, 1e-3, 1e-2)

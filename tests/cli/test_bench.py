@@ -11,13 +11,13 @@ TINY = ("--batch", "2", "--length", "16", "--models", "bert-2x128", "--subjects"
 
 
 def test_lists_models_and_subjects(cli: Any) -> None:
-    from tapertune.bench.speed.models import MODELS
-    from tapertune.bench.speed.subjects import SUBJECTS
+    from tapertune.benchmark.base_models import MODELS
+    from tapertune.benchmark.variants import VARIANTS
 
     done = cli("bench", "--list")
     assert done.code == 0
     first = {line.split()[0] for line in done.out.splitlines() if line}
-    assert {*MODELS, *SUBJECTS} <= first
+    assert {*MODELS, *VARIANTS} <= first
 
 
 def test_measures_shows_and_keeps(cli: Any, tmp_path: Path) -> None:

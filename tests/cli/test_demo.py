@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tapertune.bench.results import read_record
+from tapertune.runfile.record import read_record
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_a_short_demo(cli: Any, tmp_path: Path) -> None:
 def test_the_model_missing_is_said_before_anything_is_written(
     cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tapertune.bench import models
+    from tapertune.train import models
 
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     done = cli("demo", "--output-dir", tmp_path / "demo")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.tiny_run import raw_settings, write_data, write_model
+from train.tiny_run import raw_settings, write_data, write_model
 
-from tapertune.bench.results import read_record
-from tapertune.bench.runner import run
-from tapertune.bench.settings import check_settings
+from tapertune.runfile.record import read_record
+from tapertune.runfile.settings import check_settings
+from tapertune.train.runner import run
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tapertune.bench.recipes import recipe_files
+from tapertune.runfile.recipes import recipe_files
 
 
 @pytest.mark.parametrize("columns", ["200", "40"])

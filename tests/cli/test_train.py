@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.tiny_run import raw_settings, write_data, write_model
+from train.tiny_run import raw_settings, write_data, write_model
 
-from tapertune.bench.results import read_record
+from tapertune.runfile.record import read_record
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_options_alone(cli: Any, root: Path) -> None:
 def test_an_interrupted_run_is_resumed_from_its_folder_alone(
     cli: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tapertune.bench.display import LineDisplay
+    from tapertune.train.progress import LineDisplay
 
     def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 9:

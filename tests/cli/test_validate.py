@@ -68,7 +68,7 @@ def test_recipes_by_name(cli: Any) -> None:
 
 
 def test_every_recipe_is_valid(cli: Any) -> None:
-    from tapertune.bench.recipes import recipe_files
+    from tapertune.runfile.recipes import recipe_files
 
     done = cli("validate")
     assert (done.code, done.err) == (0, ""), done.out

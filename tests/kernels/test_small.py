@@ -13,7 +13,7 @@ from tiny import tiny_bert
 from torch import Tensor, nn
 
 import tapertune
-from tapertune.bench.speed.counts import graph_nodes
+from tapertune.benchmark.counts import graph_nodes
 from tapertune.host import ChainLayer
 from tapertune.kernels import is_small, most_elements
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tapertune.bench.recipes import recipe_files
-from tapertune.bench.settings import load_settings
+from tapertune.runfile.recipes import recipe_files
+from tapertune.runfile.settings import load_settings
 from tapertune.tasks.glue import GLUE
 
 RECIPES = recipe_files()

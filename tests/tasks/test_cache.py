@@ -15,7 +15,7 @@ EXAMPLES = [{"texts": ["good " * (n % 5 + 1), "rain"], "label": n % 2} for n in 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from bench.tiny_run import write_model
+    from train.tiny_run import write_model
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(write_model(tmp_path_factory.mktemp("model")))

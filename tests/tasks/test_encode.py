@@ -10,7 +10,7 @@ from tapertune.tasks.kinds import get_kind
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory):
-    from bench.tiny_run import write_model
+    from train.tiny_run import write_model
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(write_model(tmp_path_factory.mktemp("model")))

@@ -23,7 +23,7 @@ TASK = replace(TASKS["sst2"], max_length=16)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bench.tiny_run import write_model
+    from train.tiny_run import write_model
 
     return write_model(tmp_path_factory.mktemp("model"))
 
@@ -146,8 +146,8 @@ def test_checking_reads_no_further_than_the_first_text(tokenizer: Any, tmp_path:
 
 _TRAIN = """
 import json, sys
-from tapertune.bench.runner import run
-from tapertune.bench.settings import check_settings
+from tapertune.train.runner import run
+from tapertune.runfile.settings import check_settings
 print(run(check_settings(json.loads(sys.stdin.read())))["memory"]["peak_rss_bytes"])
 """
 

@@ -11,13 +11,13 @@ import typer
 from ..errors import TapertuneError, unknown
 
 if TYPE_CHECKING:
-    from ..bench.evaluation import Start
+    from ..train.evaluation import Start
 
 
 def task_options(arguments: Sequence[str], **named: Any) -> dict[str, Any]:
     """Settings of the task block: those given as ``--task.NAME VALUE`` and those with options of their own."""
-    from ..bench.blocks import TaskBlock
-    from ..bench.yamlfile import parse_overrides
+    from ..runfile.blocks import TaskBlock
+    from ..runfile.yamlfile import parse_overrides
 
     dotted, rest = parse_overrides(arguments)
     if rest:
@@ -39,7 +39,7 @@ def progress_bar(label: str) -> Iterator[Start]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..bench.processes import is_first
+    from ..train.distributed import is_first
 
     console = Console(stderr=True)
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

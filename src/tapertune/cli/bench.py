@@ -12,9 +12,9 @@ import typer
 from ..errors import TapertuneError, unknown
 
 if TYPE_CHECKING:
-    from ..bench.speed.runner import Job, Told
-    from ..bench.speed.schema import Session
-    from ..bench.speed.setting import Setting
+    from ..benchmark.job import Announce, Job
+    from ..benchmark.schema import Session
+    from ..benchmark.setting import Setting
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = ("bfloat16", "float32")
@@ -56,18 +56,18 @@ def bench(
     if list_:
         _list()
         return
-    from ..bench.speed.runner import Job
-    from ..bench.speed.subjects import choose
+    from ..benchmark.job import Job
+    from ..benchmark.variants import choose
 
     names = _names(models) or ["llama-1b" if device == "cuda" else "bert-6x384"]
     job = Job(
-        models=names, subjects=choose(_names(subjects)), setting=_setting(device, dtype, threads, batch, length),
-        rounds=rounds, out=out, resume=resume, peak=peak, growth=growth, taper_steps=taper,
+        models=names, variants=choose(_names(subjects)), setting=_setting(device, dtype, threads, batch, length),
+        rounds=rounds, out=out, resume=resume, peak=peak, growth=growth, full_run_steps=taper,
     )  # fmt: skip
     session = _measure(job, measure_nothing=show)
     _print(session, job, markdown=table)
     if write_docs:
-        from ..bench.speed.show.page import write_page
+        from ..benchmark.show.page import write_page
 
         for path in write_page(session):
             typer.echo(f"written: {path}", err=True)
@@ -78,7 +78,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _setting(device: str, dtype: str | None, threads: int, batch: int, length: int) -> Setting:
-    from ..bench.speed.setting import Setting
+    from ..benchmark.setting import Setting
 
     dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
     for field, value, allowed in (("device", device, _DEVICES), ("dtype", dtype, _DTYPES)):
@@ -90,23 +90,23 @@ def _setting(device: str, dtype: str | None, threads: int, batch: int, length: i
 
 
 def _measure(job: Job, *, measure_nothing: bool) -> Session:
-    from ..bench.speed.models import model_row
-    from ..bench.speed.runner import measure
-    from ..bench.speed.schema import read_speed
+    from ..benchmark.base_models import model_row
+    from ..benchmark.job import measure
+    from ..benchmark.schema import read_speed
 
     for name in job.models:
         model_row(name)
     if not measure_nothing:
-        with _progress() as told:
-            return measure(job, told)
-    found = [session for session in read_speed(job.out).sessions if session.setting == job.setting]
-    if not found:
+        with _progress() as announce:
+            return measure(job, announce)
+    sessions = [session for session in read_speed(job.out).sessions if session.setting == job.setting]
+    if not sessions:
         raise TapertuneError(f"{job.out} has nothing measured with {job.setting.describe()}")
-    return found[-1]
+    return sessions[-1]
 
 
 @contextmanager
-def _progress() -> Iterator[Told]:
+def _progress() -> Iterator[Announce]:
     """A bar for each group on stderr; where that is no terminal, a line for each."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -115,20 +115,20 @@ def _progress() -> Iterator[Told]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
 
-        def told(label: str, steps: int) -> Callable[[], None]:
+        def announce(label: str, steps: int) -> Callable[[], None]:
             if not console.is_terminal:
                 typer.echo(label, err=True)
             task = bars.add_task(label, total=steps)
             return lambda: bars.advance(task)
 
-        yield told
+        yield announce
 
 
 def _print(session: Session, job: Job, *, markdown: bool) -> None:
     from rich.console import Console
 
-    from ..bench.speed.show.markdown import PARTS
-    from ..bench.speed.show.terminal import tables
+    from ..benchmark.show.markdown import PARTS
+    from ..benchmark.show.terminal import tables
 
     if markdown:
         typer.echo("\n".join(part(session) for part in PARTS.values()), nl=False)
@@ -136,8 +136,8 @@ def _print(session: Session, job: Job, *, markdown: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    for made in tables(session, job.models, job.subjects):
-        console.print(made)
+    for each in tables(session, job.models, job.variants):
+        console.print(each)
     typer.echo(f"results: {job.out}")
 
 
@@ -145,10 +145,10 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..bench.speed.models import MODELS
-    from ..bench.speed.subjects import EVERY
+    from ..benchmark.base_models import MODELS
+    from ..benchmark.variants import ALL
 
-    rows: Sequence[tuple[str, dict[str, Any]]] = (("model", MODELS), ("subject", EVERY))
+    rows: Sequence[tuple[str, dict[str, Any]]] = (("model", MODELS), ("subject", ALL))
     for head, known in rows:
         table = Table(head, "what", box=None, pad_edge=False)
         for name, row in known.items():

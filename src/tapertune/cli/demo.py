@@ -15,7 +15,7 @@ import typer
 from ..errors import TapertuneError
 
 if TYPE_CHECKING:
-    from ..bench.results import Record
+    from ..runfile.record import Record
 
 ARMS = {"lora": "demo-lora", "aflora": "demo-aflora"}
 
@@ -34,8 +34,8 @@ def demo(
         typer.echo(f"{name}: {settings[name]['name']}, in a process of its own so that its memory is its alone")
         _run_arm(name, settings[name])
 
-    from ..bench.results import read_record
     from ..report import write_html
+    from ..runfile.record import read_record
 
     report = write_html(list(folders.values()), output_dir / "report.html")
     _show({name: read_record(folder) for name, folder in folders.items()})
@@ -46,10 +46,10 @@ def _prepare(
     folders: dict[str, Path], steps: int | None, seed: int | None, *, overwrite: bool
 ) -> dict[str, dict[str, Any]]:
     """Checked settings of both arms; their folders are free when this returns."""
-    from ..bench.folder import check_new, clear
-    from ..bench.models import find_model
-    from ..bench.recipes import find_recipe
-    from ..bench.settings import load_settings
+    from ..runfile.recipes import find_recipe
+    from ..runfile.settings import load_settings
+    from ..train.models import find_model
+    from ..train.run_folder import check_new, clear
 
     settings: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
@@ -69,7 +69,7 @@ def _prepare(
 
 def _run_arm(name: str, settings: dict[str, Any]) -> None:
     """Runs an arm. Ctrl-C is passed on to it, once, and it is waited for: it then ends in good order."""
-    command = [sys.executable, "-m", "tapertune.bench"]
+    command = [sys.executable, "-m", "tapertune.train"]
     # In a session of its own the arm does not get the terminal's Ctrl-C beside ours.
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
@@ -90,7 +90,7 @@ def _show(records: dict[str, Record]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..bench.summary import summary
+    from ..runfile.summary import summary
 
     table = Table("", *(f"{name} r={record.settings['method']['r']}" for name, record in records.items()), box=None)
     for rows in zip(*(summary(record) for record in records.values()), strict=True):

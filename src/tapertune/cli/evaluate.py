@@ -10,7 +10,7 @@ import typer
 from .applying import progress_bar, task_options, tell
 
 if TYPE_CHECKING:
-    from ..bench.measure import Measured
+    from ..train.measure import Measured
 
 
 def evaluate(
@@ -27,34 +27,34 @@ def evaluate(
 
     Settings of the task are options too, by dotted name: --task.validation FILE --task.max_length 256
     """
-    from ..bench import evaluation
-    from ..bench.processes import is_first
+    from ..train import evaluation
+    from ..train.distributed import is_first
 
     if out is not None:
         evaluation.check_out(out)
     given = task_options(context.args, data=data, skip_bad_rows=skip_bad_rows)
     with progress_bar("evaluating") as start:
-        chosen, found, notes = evaluation.evaluate(
+        chosen, scores, notes = evaluation.evaluate(
             adapter, task=task, base=base, batch_size=batch_size, start=start, **given
         )
     if not is_first():
         return
     tell(notes)
-    for split, measured in found.items():
+    for split, measured in scores.items():
         low, high = measured.score.interval
         typer.echo(f"{chosen.name} {split}: {measured.score.count} rows")
         for name, value in measured.metrics.items():
             interval = f"  (95% interval {low:.4f} to {high:.4f})" if name == measured.score.metric else ""
             typer.echo(f"  {name:<18} {value:.4f}{interval}")
     if out is not None:
-        _write(out, chosen.name, found)
+        _write(out, chosen.name, scores)
 
 
-def _write(out: Path, task: str, found: dict[str, Measured]) -> None:
-    from ..bench.results import write_json
+def _write(out: Path, task: str, scores: dict[str, Measured]) -> None:
+    from ..runfile.record import write_json
 
     splits: dict[str, Any] = {
         name: {"metrics": measured.metrics, "score": measured.score.model_dump(mode="json")}
-        for name, measured in found.items()
+        for name, measured in scores.items()
     }
     write_json(out, {"task": task, "splits": splits})

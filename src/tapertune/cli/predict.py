@@ -24,8 +24,8 @@ def predict(
 
     Settings of the task are options too, by dotted name: --task.text COLUMN --task.max_length 256
     """
-    from ..bench import evaluation
-    from ..bench.processes import is_first
+    from ..train import evaluation
+    from ..train.distributed import is_first
 
     given = task_options(context.args, skip_bad_rows=skip_bad_rows)
     with progress_bar("predicting") as start:

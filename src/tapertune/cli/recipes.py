@@ -9,8 +9,8 @@ import typer
 from ..errors import TapertuneError, unknown
 
 if TYPE_CHECKING:
-    from ..bench.recipes import Recipe
-    from ..bench.settings import RunSettings
+    from ..cost.recipes import Recipe
+    from ..runfile.settings import RunSettings
 
 _TITLES = ("recipe", "method", "model", "task", "trains", "head", "steps", "FLOP")
 _WIDTHS = (13, 9, 9, 5)  # of the numbers: ten billion parameters, a hundred million steps
@@ -25,8 +25,9 @@ def recipes(
 
     FLOP are those of training, without padding and as if nothing froze: an estimate to compare recipes by.
     """
-    from ..bench.recipes import check_recipe, recipe_files
-    from ..bench.settings import load_settings
+    from ..cost.recipes import check_recipe
+    from ..runfile.recipes import recipe_files
+    from ..runfile.settings import load_settings
 
     files = recipe_files()
     texts = {name: _texts(name, load_settings(path)) for name, path in files.items()}

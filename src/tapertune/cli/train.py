@@ -10,7 +10,7 @@ import typer
 from ..errors import TapertuneError
 
 if TYPE_CHECKING:
-    from ..bench.settings import RunSettings
+    from ..runfile.settings import RunSettings
 
 
 def train(
@@ -41,10 +41,10 @@ def train(
         },
         resume=resume,
     )
-    from ..bench.display import display_for
-    from ..bench.processes import is_first
-    from ..bench.runner import run
     from ..report import write_html
+    from ..train.distributed import is_first
+    from ..train.progress import display_for
+    from ..train.runner import run
 
     folder = Path(settings.output_dir)
     with display_for(settings.name) as display:
@@ -57,10 +57,10 @@ def train(
 
 
 def _settings(arguments: list[str], named: dict[str, Any], *, resume: bool) -> RunSettings:
-    from ..bench.recipes import run_file
-    from ..bench.results import read_record
-    from ..bench.settings import check_settings
-    from ..bench.yamlfile import apply_overrides, parse_overrides, read
+    from ..runfile.recipes import run_file
+    from ..runfile.record import read_record
+    from ..runfile.settings import check_settings
+    from ..runfile.yamlfile import apply_overrides, parse_overrides, read
 
     # What is no known option arrives in the order in which it was written, a file among it.
     dotted, files = parse_overrides(arguments)
@@ -83,8 +83,8 @@ def _show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..bench.results import read_record
-    from ..bench.summary import summary
+    from ..runfile.record import read_record
+    from ..runfile.summary import summary
 
     table = Table(box=None, show_header=False)
     for label, value in summary(read_record(folder)):

@@ -9,7 +9,7 @@ import typer
 from ..errors import TapertuneError
 
 if TYPE_CHECKING:
-    from ..bench.recipes import Recipe
+    from ..cost.recipes import Recipe
 
 
 def validate(
@@ -22,7 +22,8 @@ def validate(
 
     The last needs the model's sizes, which are known for those that recipes use; no weights are read.
     """
-    from ..bench.recipes import check_recipe, recipe_files, run_file
+    from ..cost.recipes import check_recipe
+    from ..runfile.recipes import recipe_files, run_file
 
     names = files or list(recipe_files())
     wrong = 0

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bench.tiny_run import write_model
+    from train.tiny_run import write_model
 
     return write_model(tmp_path_factory.mktemp("model"))
 

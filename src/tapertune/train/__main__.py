@@ -1,0 +1,34 @@
+"""``python -m tapertune.train < SETTINGS``: one run in a process of its own, so that its peak memory is its alone.
+
+Settings are YAML or JSON on standard input. Exit codes are the command's: 0 done, 1 failed, 2 wrong settings,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import TapertuneError
+from ..runfile.yamlfile import parse
+
+
+def main() -> int:
+    try:
+        raw = parse(sys.stdin.read(), "standard input")
+        from ..runfile.settings import check_settings
+        from .progress import display_for
+        from .runner import run
+
+        settings = check_settings(raw)
+        with display_for(settings.name) as display:
+            run(settings, display=display)
+    except TapertuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Checks all of a run before it begins: settings against data and model, data row by row."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from ..adapt.plan import Plan
+from ..errors import TapertuneError, unknown
+from ..runfile.settings import BASELINES, RunSettings, adapter_config
+from ..tasks import Task, data
+from ..tasks.cache import encode_cached
+from ..tasks.counts import Counts, check_trains, counts_of, notes
+from ..tasks.encode import check_length, encode
+from ..tasks.files import Table
+from ..tasks.kinds import Encoded, get_kind
+from ..tasks.stream import Stream
+from . import distributed
+from .distributed import check_own_parameters, check_unsharded
+from .models import Built, build
+from .suppress_logging import suppress_logging
+from .trainer import total_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that is checked and ready to train.
+
+    Attributes:
+        counts: what became of the rows of each split that is in memory.
+        notes: what the user should know of them.
+    """
+
+    settings: RunSettings
+    task: Task
+    built: Built
+    train: Encoded | Stream
+    evaluation: dict[str, Encoded]
+    args: TrainingArguments
+    counts: dict[str, Counts] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(settings: RunSettings) -> Prepared:
+    """Loads data and model.
+
+    Raises:
+        TapertuneError: something does not fit; nothing has been written.
+    """
+    check_unsharded(settings.training, os.environ)
+    if _plans(settings):
+        check_own_parameters(settings.method.name, settings.training, os.environ)
+    block = settings.task
+    args = _arguments(settings)
+    loaded = data.load(
+        block.declaration(),
+        data=block.data,
+        train=block.train,
+        validation=block.validation,
+        train_rows=block.train_rows,
+        validation_rows=block.validation_rows,
+        skip_bad_rows=block.skip_bad_rows,
+        stream=block.stream,
+    )
+    _check_best(loaded.task, args)
+    _check_plan(settings, total_steps(args, 1 if isinstance(loaded.train, Table) else len(loaded.train)))
+    built = build(settings, loaded.task)
+    check_model_length(settings.model, built.model, loaded.task.max_length)
+    task, tokenizer = loaded.task, built.tokenizer
+    train = _training_rows(settings, task, loaded.train, tokenizer, args)
+    if isinstance(train, Encoded):  # windows: more features than rows
+        _check_plan(settings, total_steps(args, len(train)))
+    evaluation = {
+        name: encode(task, split.examples, tokenizer, task.max_length, train=False)
+        for name, split in loaded.evaluation.items()
+    }
+    splits: dict[str, tuple[data.Split, Encoded]] = {}
+    if isinstance(loaded.train, data.Split) and isinstance(train, Encoded):
+        splits["train"] = loaded.train, train
+    splits |= {name: (split, evaluation[name]) for name, split in loaded.evaluation.items()}
+    return Prepared(
+        settings=settings,
+        task=task,
+        built=built,
+        train=train,
+        evaluation=evaluation,
+        args=args,
+        counts={name: counts_of(encoded, split.bad) for name, (split, encoded) in splits.items()},
+        notes=[note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")],
+    )
+
+
+def data_notes(task: Task, split: data.Split, encoded: Encoded, *, train: bool = False) -> list[str]:
+    """What to tell of a split: rows left out, rows cut."""
+    bad = [split.skipped] if split.skipped else []
+    return bad + notes(task, split.name, counts_of(encoded, split.bad), train=train)
+
+
+def check_model_length(name: str, model: Any, length: int) -> None:
+    """Raises TapertuneError if the model reads fewer tokens than that."""
+    limit = getattr(model.config, "max_position_embeddings", None) or length
+    if length > limit:
+        raise TapertuneError(f"task.max_length is {length}; it must be at most {limit} for {name!r}")
+
+
+def _training_rows(
+    settings: RunSettings, task: Task, rows: data.Split | Table, tokenizer: Any, args: TrainingArguments
+) -> Encoded | Stream:
+    if isinstance(rows, data.Split):
+        encoded = encode_cached(task, rows.examples, tokenizer, task.max_length)
+        check_trains(task, rows.name, counts_of(encoded, rows.bad))
+        return encoded
+    check_length(tokenizer, task.max_length)
+    stream = Stream(
+        task,
+        rows,
+        tokenizer,
+        batch=args.train_batch_size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        skip_bad_rows=settings.task.skip_bad_rows,
+    )
+    stream.check()
+    return stream
+
+
+def _arguments(settings: RunSettings) -> TrainingArguments:
+    fixed = {"output_dir": settings.output_dir, "seed": settings.seed, "disable_tqdm": True}
+    usual: dict[str, Any] = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
+    if distributed.on_processors():
+        usual["use_cpu"] = True
+    try:
+        with suppress_logging():
+            args = TrainingArguments(**{**usual, **settings.training, **fixed})
+    except (ValueError, ImportError) as error:
+        raise TapertuneError(f"training: {str(error).strip().splitlines()[0]}") from error
+    if not settings.task.stream:
+        return args
+    if args.max_steps <= 0:
+        raise TapertuneError("task.stream needs training.max_steps: how many rows there are is not known beforehand")
+    # A stream has its own order; Trainer would warn that it cannot group it.
+    args = replace(args, train_sampling_strategy="random")
+    # Each process reads the rows itself: batches made for another one would be padded to that one's lengths.
+    config: Any = args.accelerator_config
+    config.dispatch_batches = False
+    return args
+
+
+def _check_best(task: Task, args: TrainingArguments) -> None:
+    """Is the metric that checkpoints are compared by one of the evaluation's?"""
+    wanted = args.metric_for_best_model
+    names = [*get_kind(task.kind).metric_names(task), "loss"]
+    if wanted is not None and wanted.removeprefix("eval_") not in names:
+        raise unknown("training.metric_for_best_model", wanted, names)
+
+
+def _check_plan(settings: RunSettings, steps: int) -> None:
+    for plan in _plans(settings):
+        plan.schedule.check(steps)
+
+
+def _plans(settings: RunSettings) -> list[Plan]:
+    return [] if settings.method.name in BASELINES else adapter_config(settings).resolved_plans()

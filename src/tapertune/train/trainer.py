@@ -1,0 +1,201 @@
+"""Transformers' Trainer with what runs need beyond it: a head with its own settings, checkpoints that are whole or not
+there, and the costs of a run, which survive a resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..adapt import optimizer_bytes
+from ..runfile import environment
+from ..runfile.blocks import HeadBlock
+from ..runfile.record import write_json
+from ..tasks.kinds import Encoded
+from . import distributed
+from .run_folder import MARK
+from .sampling import GroupedByLength
+
+
+@dataclass(kw_only=True)
+class Costs:
+    """What a run has cost so far; kept in each checkpoint."""
+
+    tokens: int = 0
+    rows: int = 0
+    passes: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    optimizer_bytes_start: int = 0
+    optimizer_bytes_end: int = 0
+
+
+class RunTrainer(Trainer):
+    """Trainer whose head parameters have a learning rate and weight decay of their own.
+
+    Args:
+        head: the block of settings.
+        head_names: names of the head's parameters.
+        costs: where tokens and rows are counted.
+        checkpointing: told before a checkpoint is written.
+        measure: evaluates a split with a model; its metrics are those of Trainer's evaluations.
+        **others: of Trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: HeadBlock,
+        head_names: Sequence[str],
+        costs: Costs,
+        checkpointing: Checkpointing,
+        measure: Callable[[RunTrainer, Any], dict[str, float]],
+        **others: Any,
+    ) -> None:
+        self._head, self._head_names = head, frozenset(head_names)
+        self._costs, self._checkpointing, self._measure = costs, checkpointing, measure
+        super().__init__(**others)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        rows, length = inputs["input_ids"].shape
+        self._costs.rows += rows
+        self._costs.tokens += rows * length
+        self._costs.passes += 1
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(rows, Encoded):
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength([len(row["input_ids"]) for row in rows.rows], size, seed)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        scores = self._measure(self, self.eval_dataset if eval_dataset is None else eval_dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and (self._head.learning_rate is not None or self._head.weight_decay is not None):
+            _split_head(optimizer, self._head, self._head_parameters(model or self.model))
+        return optimizer
+
+    def _head_parameters(self, model: Any) -> dict[int, bool]:
+        """Identity of each head parameter, and whether weight decay is for it."""
+        decayed = set(self.get_decay_parameter_names(model))
+        return {id(p): name in decayed for name, p in model.named_parameters() if name in self._head_names}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._checkpointing.hold()
+        super()._save_checkpoint(model, trial)
+
+
+def _split_head(optimizer: torch.optim.Optimizer, settings: HeadBlock, head: dict[int, bool]) -> None:
+    """Moves the head's parameters to groups of their own, behind the adapter's."""
+    groups = list(optimizer.param_groups)
+    optimizer.param_groups.clear()
+    added: list[dict[str, Any]] = []
+    for group in groups:
+        mine = [p for p in group["params"] if id(p) in head]
+        rest = [p for p in group["params"] if id(p) not in head]
+        if rest:
+            optimizer.param_groups.append({**group, "params": rest})
+        if mine:
+            changed = {**group, "params": mine}
+            if settings.learning_rate is not None:
+                changed["lr"] = settings.learning_rate
+            if settings.weight_decay is not None:
+                changed["weight_decay"] = settings.weight_decay if head[id(mine[0])] else 0.0
+            added.append(changed)
+    optimizer.param_groups.extend(added)
+
+
+class Checkpointing(TrainerCallback):
+    """Marks each checkpoint when all of it is written, and makes Ctrl-C wait for that.
+
+    It has to be the last callback, so that what the others write at ``on_save`` is inside the mark.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self._previous: Any = None
+        self._held, self._wanted = False, False
+
+    def hold(self) -> None:
+        """From now to ``on_save``, an interrupt is kept for later. Elsewhere than in the main thread none arrives."""
+        if not self._held and threading.current_thread() is threading.main_thread():
+            self._wanted = False
+            self._previous = signal.signal(signal.SIGINT, self._note)
+            self._held = True
+
+    def release(self) -> None:
+        """Interrupts act again; one that was kept acts now."""
+        if self._held:
+            self._held = False
+            signal.signal(signal.SIGINT, self._previous)
+            if self._wanted:
+                raise KeyboardInterrupt
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, environment.peak_rss_bytes())
+        counts = {name: distributed.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
+        if distributed.is_first():
+            write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
+        self.release()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._wanted = True
+
+
+class Clock(TrainerCallback):
+    """Adds up the seconds of training steps (loading, evaluating and saving apart) and looks at the optimizer."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self._begun = 0.0
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.costs.train_seconds += time.perf_counter() - self._begun
+        if state.global_step == 1:
+            self.costs.optimizer_bytes_start = optimizer_bytes(kwargs["optimizer"])
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.costs.optimizer_bytes_end = optimizer_bytes(kwargs["optimizer"])
+
+
+def load_costs(checkpoint: Path | None) -> Costs:
+    """The costs up to a checkpoint; none yet without one, or in a process that is not the first, which has them all."""
+    if checkpoint is None or not distributed.is_first():
+        return Costs()
+    saved = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
+    return Costs(**{key: value for key, value in saved.items() if key != "version"})
+
+
+def total_steps(args: TrainingArguments, rows: int) -> int:
+    """Optimizer steps of a run, as Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    size = args.train_batch_size * args.world_size
+    batches = rows // size if args.dataloader_drop_last else math.ceil(rows / size)
+    return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))
