@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from peft.mapping_func import get_peft_model
@@ -15,6 +17,7 @@ from ..methods import Matrix, get_method
 from .config import ChainConfig
 from .layer import ChainLayer, adaptable, layer_class
 from .layout import keep_layout
+from .mixed_batch import rows_by_adapter
 from .naming import TARGETS
 from .siblings import link
 
@@ -50,6 +53,11 @@ class ChainTuner(BaseTuner):
         keep_layout(model, trains=not self.peft_config[adapter_name].inference_mode)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         link(model, self.tuner_layer_cls)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with rows_by_adapter(self, kwargs.pop("adapter_names", None), kwargs.get("num_beams")):
+            yield
 
     def _check_targets(self, peft_config: Any, model: nn.Module) -> None:
         targets = peft_config.target_modules
