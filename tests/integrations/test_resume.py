@@ -91,8 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-@pytest.mark.parametrize("objects", ["new", "same"])
-@pytest.mark.parametrize("stop", [12, 37])
+@pytest.mark.parametrize(("objects", "stop"), [("new", 12), ("new", 37), ("same", 37)])
 def test_under_trainer(method: str, stop: int, objects: str, whole: Any, tmp_path: Path) -> None:
     expected, folder = whole(method)
     cut = trainer(method, tmp_path)
@@ -137,8 +136,9 @@ def run(method: str, log: Path) -> tuple[PeftModel, torch.optim.Optimizer, Any]:
     return model, optimizer, made
 
 
-@pytest.mark.parametrize("stop", [0, 14, 36])
-@pytest.mark.parametrize("load", ["state dict", "from_pretrained"])
+@pytest.mark.parametrize(
+    ("load", "stop"), [("state dict", 0), ("state dict", 14), ("state dict", 36), ("from_pretrained", 36)]
+)
 def test_in_a_plain_loop(method: str, load: str, stop: int, tmp_path: Path) -> None:
     model, optimizer, expected = run(method, tmp_path / "whole.jsonl")
     steps(model, optimizer, range(TOTAL))

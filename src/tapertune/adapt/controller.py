@@ -336,7 +336,7 @@ class Controller:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state, the model's weights being loaded already; freezes what was frozen then, and
-        trains again what has frozen since. The optimizer's state may be loaded before or after.
+        trains again what has frozen since. An optimizer that is made without frozen factors loads its state after this.
 
         Raises:
             TapertuneError: the state is of a newer schema, or of another plan, length or set of factors.
