@@ -16,6 +16,7 @@ from .averages import Averages
 from .decision import Decision
 from .gates import Gates
 from .importance import Scores
+from .optimizers import forget
 from .plan import Plan
 from .stacked import Module
 
@@ -240,16 +241,21 @@ class Runner:
     def _cut(self, keep: Mapping[str, Tensor], optimizer: Any | None, others: Sequence[Runner]) -> bool:
         """Removes rank components, as ``Gates.cut`` does, from averages too; whether there were any to remove."""
         cuts = self.gates.cut(keep, optimizer)
-        for handle in (self.handles[name] for name in cuts):
-            if not handle.parameter.numel():  # it leaves training: optimizers divide by the number of elements
-                handle.settle()
-                handle.parameter.grad = None
+        self._leave([self.handles[name] for name in cuts if not self.handles[name].parameter.numel()], optimizer)
         for runner in (self, *others):
             if cuts and runner.averages is not None:
                 runner.averages.take(cuts)
                 runner.final = None
         self.removed = self.removed or bool(cuts)
         return bool(cuts)
+
+    def _leave(self, empty: Sequence[Handle], optimizer: Any | None) -> None:
+        """Lets factors without elements leave training: optimizers divide by the number of elements."""
+        for handle in empty:
+            handle.settle()
+            handle.parameter.grad = None
+        if optimizer is not None and empty:
+            forget(optimizer, [handle.parameter for handle in empty])
 
     # ---- stop and resume ---------------------------------------------------------------------------------------------
 
