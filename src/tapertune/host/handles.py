@@ -40,11 +40,46 @@ class FactorHandle:
     def parameter(self) -> nn.Parameter:
         return self.home.factor(self.adapter, self.factor)
 
+    @property
+    def _weights(self) -> str:
+        """How PEFT calls what holds the factor."""
+        return self.home.method.prefix + self.factor
+
+    @property
+    def frozen(self) -> bool:
+        return self._weights in self.home.frozen_peft_weight_names.get(self.adapter, ())
+
+    @property
+    def pruned(self) -> bool:
+        return self.home.rank(self.adapter) != getattr(self.config, self.config.row.rank)
+
     def freeze(self) -> None:
         self.home.hold(self.adapter, [self.factor])
-        frozen = self.config.frozen.setdefault(self.module, [])
-        if self.factor not in frozen:
-            frozen.append(self.factor)
+        frozen = {*self.config.frozen.get(self.module, ()), self.factor}
+        # in the chain's order, in whatever order they have frozen, so that equal runs write equal files
+        self.config.frozen[self.module] = [name for name in self.home.chains[self.adapter].names if name in frozen]
+
+    def thaw(self) -> None:
+        self._release()
+        left = [name for name in self.config.frozen.pop(self.module, []) if name != self.factor]
+        if left:
+            self.config.frozen[self.module] = left
+
+    def settle(self) -> None:
+        if not self.parameter.numel():
+            self.home.hold(self.adapter, [self.factor])
+        elif self.frozen and self.factor not in self.config.frozen.get(self.module, ()) and self._may_train:
+            self._release()
+
+    @property
+    def _may_train(self) -> bool:
+        row = self.config.row
+        return not self.shared and row.trains(self.config.settings(), self.factor, self.kind)
+
+    def _release(self) -> None:
+        held = self.home.frozen_peft_weight_names.get(self.adapter, ())
+        self.home.frozen_peft_weight_names[self.adapter] = tuple(name for name in held if name != self._weights)
+        self.parameter.requires_grad_(True)
 
     def fold(self) -> bool:
         return folding.fold(self.home, self.adapter)

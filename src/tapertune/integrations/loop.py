@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from ..adapt import BottomUp, Controller, make_plans, merge
-from ..adapt.controller import EventSink
+from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
 from ..host import adapter_handles, find_config
 
+# whose wrappers of an optimizer hold it as ``optimizer``
+_LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
+
 
 def attach(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Any,
     *,
     total_steps: int,
     adapter_name: str = "default",
@@ -28,17 +30,20 @@ def attach(
 
     Args:
         model: with a tapertune adapter; wrapped by Accelerate or DistributedDataParallel or not.
-        optimizer: the one that trains it; Accelerate's wrapper or the bare one.
+        optimizer: the one that trains it; Accelerate's wrapper or the bare one, an optimizer around others, or one of
+            several that step on the adapter.
         total_steps: optimizer steps of the whole run.
         adapter_name: the adapter.
         plan: changes to the config's plan, such as ``{"schedule": {"warmup": 100}}``.
         events: where events go, such as ``tapertune.events.EventLog("events.jsonl")``.
 
     Returns:
-        The controller. ``state_dict`` and ``load_state_dict`` stop and resume it; ``finish()`` ends the run.
+        The controller. ``tapertune.integrations.save_state`` and ``restore`` stop and resume it; ``finish()`` ends the
+        run. An adapter has one controller at a time: an earlier one of the same adapter lets go for good.
 
     Raises:
-        TapertuneError: no such adapter, or a plan that does not fit it or the run.
+        TapertuneError: no such adapter, a plan that does not fit it or the run, or an optimizer that does not step on
+            the adapter.
     """
     controller = build_controller(model, total_steps=total_steps, adapter_name=adapter_name, plan=plan, events=events)
     return controller.attach(bare_optimizer(optimizer))
@@ -76,9 +81,10 @@ def build_controller(
     return controller
 
 
-def bare_optimizer(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside Accelerate's wrapper (which does not pass hooks on)."""
-    while getattr(optimizer, "optimizer", None) is not None:
+def bare_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of launchers, which step it only now and then and do not pass hooks on. An
+    optimizer around another, such as Lookahead, is no such wrapper."""
+    while type(optimizer).__module__.partition(".")[0] in _LAUNCHERS and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 

@@ -65,6 +65,13 @@ class TapertuneCallback(TrainerCallback):
             self.controller.load_state_dict(saved)
         self.controller.attach(bare_optimizer(kwargs["optimizer"]))
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # an optimizer that has stepped inside backward leaves no gradient, and Accelerate does not step all such kinds
+        if self.controller is not None and self.controller.step == 0 and state.global_step >= 2:
+            self.controller.check_gradients()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.controller is None:
             return
@@ -103,8 +110,8 @@ class TapertuneCallback(TrainerCallback):
             self.controller.finish()
 
     def _emit(self, type: str, step: int, **fields: Any) -> None:
-        if self.controller is not None and self.controller.events is not None:
-            self.controller.events(type, step, **fields)
+        if self.controller is not None:
+            self.controller.journal.write(type, step, **fields)
 
     def _checkpoint(self, args: TrainingArguments, state: TrainerState) -> Path:
         folder = self.resume_from or Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
