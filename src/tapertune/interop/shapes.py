@@ -1,0 +1,133 @@
+"""The widths of a base model's linear layers: from its config alone, or of a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import TapertuneError
+from ..host.layer import adaptable
+
+_BY_TASK = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+_OTHERS = (
+    "AutoModelForImageClassification", "AutoModelForMaskedLM", "AutoModelForImageTextToText",
+    "AutoModelForSpeechSeq2Seq", "AutoModel",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseShapes:
+    """What a base model is made of.
+
+    Attributes:
+        widths: (d_out, d_in) of its linear layers, by path.
+        names: the paths of all its modules.
+        transposed: whether it has Conv1D layers (GPT-2), whose weights are (d_in, d_out).
+        model_class: the class of transformers that it was built with; None for a model in memory.
+    """
+
+    widths: dict[str, tuple[int, int]]
+    names: frozenset[str]
+    transposed: bool
+    model_class: Any = None
+
+
+def shapes_of_base(base: str | Path, modules: Collection[str], task_type: Any, revision: str | None) -> BaseShapes:
+    """The shapes of a model, from its config: nothing of its weights is read or allocated.
+
+    Args:
+        base: a folder, or a model's name on the Hub.
+        modules: paths of adapted modules. Of the classes of transformers that the model can be built with, the first
+            that has them all is taken, else the one that has most.
+        task_type: PEFT's, which says what class to begin with.
+        revision: the base's revision, for a model on the Hub.
+
+    Raises:
+        TapertuneError: no config there, one of a model type that transformers does not know, or no module in common.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(base), revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TapertuneError(f"the config of the base model {str(base)!r} cannot be read: {reason}") from error
+    best: tuple[int, BaseShapes] | None = None
+    for model_class in _classes(config, task_type):
+        try:
+            with torch.device("meta"):
+                model = model_class.from_config(config)
+        except (ValueError, KeyError, AttributeError):
+            continue  # not a class of this model's
+        shapes = shapes_of_model(model, model_class)
+        count = sum(module in shapes.widths for module in modules)
+        if best is None or count > best[0]:
+            best = count, shapes
+        if count == len(modules):
+            break
+    if best is None:
+        raise TapertuneError(f"no model of transformers is built from the config of the base model {str(base)!r}")
+    return best[1]
+
+
+def _classes(config: Any, task_type: Any) -> Iterator[Any]:
+    """The auto classes to try: the task's, that of the architecture that the base was saved with, then the others."""
+    import transformers
+
+    names = [_BY_TASK.get(str(getattr(task_type, "value", task_type)))]
+    for architecture in config.architectures or []:
+        names += [n for n in dict.fromkeys([*_BY_TASK.values(), *_OTHERS]) if _builds(n, config, architecture)]
+    names += [*_BY_TASK.values(), *_OTHERS]
+    for name in dict.fromkeys(name for name in names if name):
+        if hasattr(transformers, name):
+            yield getattr(transformers, name)
+
+
+def _builds(name: str, config: Any, architecture: str) -> bool:
+    import transformers
+
+    mapping = getattr(getattr(transformers, name, None), "_model_mapping", {})
+    model = mapping.get(type(config), None)
+    candidates = model if isinstance(model, tuple | list) else (model,)
+    return any(getattr(candidate, "__name__", None) == architecture for candidate in candidates)
+
+
+def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
+    """The shapes of a model in memory, with or without adapters in it."""
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    widths: dict[str, tuple[int, int]] = {}
+    names: set[str] = set()
+    transposed = False
+    opaque: str | None = None  # what PEFT put in the place of a module is one module, whatever it holds
+    for name, module in inner.named_modules():
+        if not name or (opaque is not None and name.startswith(opaque)):
+            continue
+        names.add(name)
+        layer = module
+        if isinstance(module, BaseTunerLayer):
+            opaque, layer = name + ".", module.get_base_layer()
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            opaque = name + "."
+            continue
+        if isinstance(layer, nn.Module) and adaptable(layer):
+            d_in, d_out = _get_in_out_features(layer)
+            if d_in is not None and d_out is not None:
+                widths[name] = (d_out, d_in)
+                transposed = transposed or type(layer).__name__ == "Conv1D"
+    return BaseShapes(widths=widths, names=frozenset(names), transposed=transposed, model_class=model_class)
