@@ -69,8 +69,8 @@ def shapes_of_base(base: str | Path, modules: Collection[str], task_type: Any, r
         try:
             with torch.device("meta"):
                 model = model_class.from_config(config)
-        except (ValueError, KeyError, AttributeError):
-            continue  # not a class of this model's
+        except (ValueError, KeyError, AttributeError, TypeError, ImportError, RuntimeError):
+            continue  # not a class of this model's, or one that needs what is not installed
         shapes = shapes_of_model(model, model_class)
         count = sum(module in shapes.widths for module in modules)
         if best is None or count > best[0]:
