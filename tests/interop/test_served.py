@@ -272,6 +272,22 @@ def test_a_base_that_cannot_be_found(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_base_within_another_model(base: Path, tmp_path: Path) -> None:
+    """The adapter's paths begin with what the wrapper calls the model; widths are found all the same."""
+    model = adapted("sora", None, torch.nn.ModuleDict({"0": llama().model}), target_modules=["q_proj"], task_type=None)
+    model.save_pretrained(tmp_path / "adapter")
+    report = export_lora(tmp_path / "adapter", tmp_path / "out", base=base)
+    assert report.notes == []
+    assert report.zeros == [f"0.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "kv"]
+    wrapped = torch.nn.ModuleDict({"0": llama().model})
+    plain = PeftModel.from_pretrained(wrapped, tmp_path / "out")
+    for path, layer in ((m.module_path, m) for m in model.modules() if isinstance(m, ChainLayer)):
+        theirs = plain.get_submodule(f"base_model.model.{path}").get_delta_weight("default")
+        torch.testing.assert_close(theirs, layer.get_delta_weight("default"), rtol=0, atol=1e-6)
+    with pytest.raises(TapertuneError, match="logits cannot be compared"):
+        export_lora(tmp_path / "adapter", tmp_path / "none", base=base, check=True)
+
+
 def test_an_adapter_of_another_model(base: Path, tmp_path: Path) -> None:
     model = adapted("lora", base, tiny_bert(), task_type="SEQ_CLS", target_modules=["query"])
     model.save_pretrained(tmp_path / "other")

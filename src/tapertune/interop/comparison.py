@@ -49,6 +49,10 @@ def compare_logits(
     """
     from peft import PeftModel
 
+    if model_class is None:
+        raise TapertuneError(
+            f"logits cannot be compared: no class of transformers builds {base!r} with the adapter's module paths"
+        )
     labels = _label_count(adapter)
     plain = _load(base, adapter, model_class, labels)
     inputs = _inputs(plain)

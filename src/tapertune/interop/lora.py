@@ -25,7 +25,7 @@ from .exports import ExportForm, ExportReport, ModuleExport
 from .folder import check_free, new_folder, write_json
 from .saved import CONFIG, WEIGHTS, SavedAdapter, check, read_adapter, read_config
 from .servers import RAGGED, saved_beside_note, vllm_rank
-from .shapes import BaseShapes, shapes_of_base, shapes_of_model
+from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
 from .truncation import Pair, cuts, in_float32, relative_error, spectrum_of_delta, spectrum_of_product
 
 _ROUNDING = 1e-6  # relative errors below are those of float32, not of a rank that was cut
@@ -89,7 +89,7 @@ def export_lora(
     origin = base or config.base_model_name_or_path
     adapter = read_adapter(adapter_dir, base_input_widths(origin) if origin else None)
     shapes, note = _base_shapes(adapter, origin, required=base is not None or check)
-    contents = _Contents(str(origin) if origin else None, notes=[note] if note else [])
+    contents = _Contents(str(origin) if origin else None, notes=[note] if note and not ragged else [])
     return _export(adapter, out_dir, form, shapes, contents, adapter_dir if check else None)
 
 
@@ -135,7 +135,7 @@ def _base_shapes(
     if origin:
         try:
             return shapes_of_base(origin, adapter.modules, adapter.config.task_type, adapter.config.revision), None
-        except TapertuneError as error:
+        except BaseUnknown as error:
             if required:
                 raise
             note = str(error)
@@ -167,7 +167,7 @@ def _export(
     if not contents.pairs:
         raise TapertuneError("the adapter's update is zero in every module: there is nothing to export")
     if form.ragged:
-        contents.notes = [RAGGED]
+        contents.notes.append(RAGGED)
     rank = None if form.ragged else _fill(contents, adapter, form, shapes)
     if adapter.extras:
         contents.notes.append(saved_beside_note(sorted(adapter.extras)))
@@ -176,7 +176,7 @@ def _export(
         _write(folder, adapter, contents, config)
         lossless = linear and not contents.cut
         comparison = None
-        if compared is not None and shapes is not None and contents.base is not None:
+        if compared is not None and contents.base is not None and shapes is not None:
             comparison = compare_logits(compared, folder, contents.base, adapter, shapes.model_class)
             comparison.check(lossless)
         report = ExportReport(

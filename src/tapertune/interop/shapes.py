@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import TapertuneError
 from ..host.layer import adaptable
+from .names import find_names
 
 _BY_TASK = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -35,13 +36,17 @@ class BaseShapes:
         widths: (d_out, d_in) of its linear layers, by path.
         names: the paths of all its modules.
         transposed: whether it has Conv1D layers (GPT-2), whose weights are (d_in, d_out).
-        model_class: the class of transformers that it was built with; None for a model in memory.
+        model_class: the class of transformers that has these paths; None for a model in memory or within another.
     """
 
     widths: dict[str, tuple[int, int]]
     names: frozenset[str]
     transposed: bool
     model_class: Any = None
+
+
+class BaseUnknown(TapertuneError):
+    """There is no base model there, or none that transformers can build: its shapes are not to be had."""
 
 
 def shapes_of_base(base: str | Path, modules: Collection[str], task_type: Any, revision: str | None) -> BaseShapes:
@@ -55,7 +60,8 @@ def shapes_of_base(base: str | Path, modules: Collection[str], task_type: Any, r
         revision: the base's revision, for a model on the Hub.
 
     Raises:
-        TapertuneError: no config there, one of a model type that transformers does not know, or no module in common.
+        BaseUnknown: no config there, or one of a model type that transformers does not know.
+        TapertuneError: no module in common.
     """
     from transformers import AutoConfig
 
@@ -63,7 +69,7 @@ def shapes_of_base(base: str | Path, modules: Collection[str], task_type: Any, r
         config = AutoConfig.from_pretrained(str(base), revision=revision)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise TapertuneError(f"the config of the base model {str(base)!r} cannot be read: {reason}") from error
+        raise BaseUnknown(f"the config of the base model {str(base)!r} cannot be read: {reason}") from error
     best: tuple[int, BaseShapes] | None = None
     for model_class in _classes(config, task_type):
         try:
@@ -78,8 +84,30 @@ def shapes_of_base(base: str | Path, modules: Collection[str], task_type: Any, r
         if count == len(modules):
             break
     if best is None:
-        raise TapertuneError(f"no model of transformers is built from the config of the base model {str(base)!r}")
-    return best[1]
+        raise BaseUnknown(f"no model of transformers is built from the config of the base model {str(base)!r}")
+    return best[1] if best[0] else _within(best[1], list(modules), str(base))
+
+
+def _within(shapes: BaseShapes, modules: list[str], base: str) -> BaseShapes:
+    """The shapes under the adapter's paths, where the adapted model holds the base at another place, as a wrapper does.
+
+    Raises:
+        TapertuneError: there is no such place.
+    """
+    try:
+        change = find_names(modules, [f"{name}.weight" for name in shapes.widths], base)
+    except TapertuneError as error:
+        raise TapertuneError(f"none of the adapter's modules is in the base model {base}: {error}") from error
+
+    def renamed(name: str) -> str:
+        return change.strip + name.removeprefix(change.add)
+
+    inside = {name: widths for name, widths in shapes.widths.items() if name.startswith(change.add)}
+    return BaseShapes(
+        widths={renamed(name): widths for name, widths in inside.items()},
+        names=frozenset(renamed(name) for name in shapes.names if name.startswith(change.add)),
+        transposed=shapes.transposed,
+    )
 
 
 def _classes(config: Any, task_type: Any) -> Iterator[Any]:
