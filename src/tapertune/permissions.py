@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def usual_permissions(folder: Path) -> None:
-    """Gives a folder's own files the permissions that a new file gets there.
+def usual_permissions(folder: Path, name: str | None = None) -> None:
+    """Gives a folder's own files, or the one of that name, the permissions that a new file gets there.
 
     safetensors writes under a temporary name that its owner alone may read and keeps that mode: a server under another
     account could not read the weights. Permissions that are wider already are left, and links are not followed.
@@ -23,7 +23,7 @@ def usual_permissions(folder: Path) -> None:
     finally:
         os.close(descriptor)
         probe.unlink()
-    for path in folder.iterdir():
+    for path in folder.iterdir() if name is None else [folder / name]:
         if path.is_file() and not path.is_symlink():
             mode = path.stat().st_mode & 0o777
             if mode | usual != mode:
