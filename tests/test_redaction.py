@@ -15,7 +15,7 @@ PLAIN = "correct-horse-battery"
 
 
 @pytest.mark.parametrize(
-    "name", ["hub_token", "push_to_hub_token", "HF_TOKEN", "token", "wandb_api_key", "password", "client-secret", "a.b.apikey"]
+    "name", ["hub_token", "push_to_hub_token", "HF_TOKEN", "token", "wandb_api_key", "password", "client-secret"]
 )  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
     assert is_secret(name)
@@ -24,7 +24,7 @@ def test_names_of_secrets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["eos_token", "max_new_tokens", "include_num_input_tokens_seen", "tokenizer", "train_tokens_per_second", "keys"]
+    "name", ["eos_token", "max_new_tokens", "include_num_input_tokens_seen", "tokenizer", "train_tokens_per_second"]
 )  # fmt: skip
 def test_names_of_other_things(name: str) -> None:
     assert not is_secret(name)
@@ -82,6 +82,6 @@ def test_an_error_does_not_show_it() -> None:
     from tapertune.errors import TapertuneError
 
     raw = raw_settings(Path("nowhere"))
-    with pytest.raises(TapertuneError, match="training.hub_token is") as caught:
+    with pytest.raises(TapertuneError, match=r"training\.hub_token is") as caught:
         check_settings({**raw, "training": {**raw["training"], "hub_token": [PLAIN]}})
     assert PLAIN not in str(caught.value)

@@ -38,14 +38,22 @@ def check_type(path: Path, name: str, value: Any, hint: Any) -> None:
 
 
 def describe(hint: Any) -> str:
-    """A type in words.
+    """A type in words; those of an ``Annotated`` one are its description.
 
     >>> describe(list[str] | None)
     'a list or null'
     """
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
-    named = dict.fromkeys(_PLAIN.get(typing.get_origin(part) or part, "text") for part in options)
-    return " or ".join(named)
+    return " or ".join(dict.fromkeys(_describe(part) for part in options))
+
+
+def _describe(part: Any) -> str:
+    origin = typing.get_origin(part)
+    if origin is typing.Annotated:
+        return next(more.description for more in part.__metadata__ if getattr(more, "description", None))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(part)))
+    return _PLAIN.get(origin or part, "text")
 
 
 def _json_hint(hint: Any) -> Any:

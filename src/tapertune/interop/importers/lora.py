@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from ...errors import TapertuneError, bad_value
+from ...errors import TapertuneError
 from .layout import Format, Imported, need_factors, peft_fields, peft_key, ranks_of, saved_modules, split_keys
 from .peft_fields import LORA, check_fields, pattern_value
 from .source import Source
@@ -63,8 +63,6 @@ def _check_ranks(source: Source, ranks: dict[str, int]) -> int:
     r = source.config.get("r")
     if r is None:
         return max(ranks.values())
-    if r < 1:
-        raise bad_value(f"{source.path}: r", r, "1 or more")
     for module, rank in ranks.items():
         expected = pattern_value(source.config.get("rank_pattern"), module, r)
         if rank != expected:
@@ -75,7 +73,7 @@ def _check_ranks(source: Source, ranks: dict[str, int]) -> int:
 
 
 def _scaling(alpha: float, r: int, rslora: bool) -> float:
-    return alpha / (math.sqrt(r) if rslora else r) if r else 0.0
+    return alpha / (math.sqrt(r) if rslora else r)
 
 
 FORMAT = Format(name="peft-lora", title="PEFT's LoRA", matches=_matches, read=read)

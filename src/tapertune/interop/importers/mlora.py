@@ -17,7 +17,7 @@ _MAPS = {
 }  # fmt: skip
 _FIELDS = {
     **LORA,
-    "r": Carried(list[int] | None),
+    "r": Carried(list[int] | int | None),
     "mlora_alpha": Carried(float | None),
     "mlora_dropout": Carried(float | None),
     "mlora_af": Carried(str | None),

@@ -11,14 +11,21 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ...errors import TapertuneError
 from ..fields import check_type
 from ..saved import CONFIG
 from .source import Source
 
-_Names = list[str] | str | None
+_Task = Literal["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"]
+_Rank = Annotated[int, Field(ge=1, le=1 << 20, description="a whole number from 1 to 1048576")]
+_Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64, description="a whole number of at most 64 bits")]
+_Scale = Annotated[float, Field(gt=0, description="a finite number above 0")]
+_Finite = Annotated[float, Field(description="a finite number")]
+_Probability = Annotated[float, Field(ge=0, lt=1, description="a number from 0 up to, but not including, 1")]
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ _FORMAT = "about the file"
 _COMMON: dict[str, Rule] = {
     "base_model_name_or_path": Carried(str | None),
     "revision": Carried(str | None),
-    "task_type": Carried(str | None),
+    "task_type": Carried(_Task | None),
     "auto_mapping": Carried(dict[str, str | None] | None),
     "modules_to_save": Carried(list[str] | None),
     "peft_type": Carried(str | None),
@@ -71,11 +78,11 @@ _COMMON: dict[str, Rule] = {
 _CONVERT = "the start changed the base's weights: save it with path_initial_model_for_weight_conversion"
 LORA: dict[str, Rule] = {
     **_COMMON,
-    "r": Carried(int | None),
-    "lora_alpha": Carried(float | None),
-    "lora_dropout": Carried(float | None),
-    "rank_pattern": Carried(dict[str, int] | None),
-    "alpha_pattern": Carried(dict[str, float] | None),
+    "r": Carried(_Rank | None),
+    "lora_alpha": Carried(_Scale | None),
+    "lora_dropout": Carried(_Probability | None),
+    "rank_pattern": Carried(dict[str, _Rank] | None),
+    "alpha_pattern": Carried(dict[str, _Finite] | None),
     "use_rslora": Carried(bool | None),
     # eva and orthogonal starts, and the frozen B of mica, are in A and B alone
     "init_lora_weights": Refused((None, True, False, "gaussian", "eva", "orthogonal", "mica"), _CONVERT),
@@ -104,8 +111,8 @@ LORA: dict[str, Rule] = {
 
 ADALORA: dict[str, Rule] = {
     **LORA,
-    "init_r": Carried(int | None),
-    "target_r": Carried(int | None),
+    "init_r": Carried(_Rank | None),
+    "target_r": Carried(_Rank | None),
     "rank_pattern": Harmless("the tensors have the ranks that it leaves"),
     "r": Harmless("PEFT's AdaLoRA reads init_r"),
     "alpha_pattern": Harmless("PEFT's AdaLoRA has one scaling"),
@@ -117,12 +124,12 @@ ADALORA: dict[str, Rule] = {
 }
 
 VERA: dict[str, Rule] = {
-    **_COMMON,
-    "r": Carried(int | None),
-    "projection_prng_key": Carried(int | None),
+    **{name: rule for name, rule in _COMMON.items() if name != "exclude_modules"},
+    "r": Carried(_Rank | None),
+    "projection_prng_key": Carried(_Seed | None),
     "save_projection": Harmless("the file tells whether it holds the projections"),
-    "vera_dropout": Carried(float | None),
-    "d_initial": Carried(float | None),
+    "vera_dropout": Carried(_Probability | None),
+    "d_initial": Carried(_Finite | None),
     "init_weights": Harmless(_TRAINING),
 }
 
