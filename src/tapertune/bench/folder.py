@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
+from ..permissions import usual_permissions
+from ..redaction import is_secret
 from .results import FILE, read_record
 from .settings import RunSettings
 
@@ -59,7 +61,8 @@ def check_resume(folder: Path, settings: RunSettings) -> Path | None:
     if record.status == "done":
         raise TapertuneError(f"nothing to resume: the run in {str(folder)!r} is done")
     old, new = _flat(record.settings), _flat(json.loads(json.dumps(settings.resolved())))
-    changed = sorted(key for key in {*old, *new} if key != "output_dir" and old.get(key) != new.get(key))
+    keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
+    changed = sorted(key for key in keys if old.get(key) != new.get(key))
     if changed:
         shown = ", ".join(f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in changed)
         raise TapertuneError(f"cannot resume {str(folder)!r} with other settings: {shown}")
@@ -98,6 +101,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 def move_into(source: Path, folder: Path, *, without: tuple[str, ...] = ()) -> None:
     """Moves files from a temporary folder inside into place, each whole."""
+    usual_permissions(source)
     for path in sorted(source.iterdir()):
         if path.name not in without:
             os.replace(path, folder / path.name)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..redaction import hide_in_text
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
 from . import machine, processes
@@ -67,7 +68,7 @@ def run(
         raise
     except Exception as error:
         if processes.is_first():
-            reason = f"{type(error).__name__}: {error}"
+            reason = hide_in_text(f"{type(error).__name__}: {error}")
             write_record(folder, record.model_copy(update={"status": "failed", "error": reason}))
         raise
     if processes.is_first():

@@ -3,6 +3,7 @@ there, and the costs of a run, which survive a resume."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -17,6 +18,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import optimizer_bytes
+from ..permissions import usual_permissions
+from ..redaction import is_secret
 from ..tasks.kinds import Encoded
 from . import machine, processes
 from .blocks import HeadBlock
@@ -101,6 +104,17 @@ class RunTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(model))
         return {id(p): name in decayed for name, p in model.named_parameters() if name in self._head_names}
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer writes its arguments beside the weights: here without what is secret in them."""
+        kept = {f.name: getattr(self.args, f.name) for f in dataclasses.fields(self.args) if is_secret(f.name)}
+        try:
+            for name in kept:
+                setattr(self.args, name, None)
+            super()._save(*args, **kwargs)
+        finally:
+            for name, value in kept.items():
+                setattr(self.args, name, value)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._checkpointing.hold()
         super()._save_checkpoint(model, trial)
@@ -157,6 +171,7 @@ class Checkpointing(TrainerCallback):
         self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, machine.peak_rss_bytes())
         counts = {name: processes.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
         if processes.is_first():
+            usual_permissions(folder)
             write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
         self.release()
 
