@@ -64,7 +64,7 @@ class ChainConfig(PeftConfig):
     )
     adapted_modules: list[str] = field(
         default_factory=list,
-        metadata={"help": "paths that frozen and ranks speak of, in the model's order; written when the adapter is saved"},
+        metadata={"help": "paths of all modules, where frozen or ranks name some; written when the adapter is saved"},
     )
     shared_sizes: dict[str, int] = field(
         default_factory=dict,

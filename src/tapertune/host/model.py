@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from peft.mapping_func import get_peft_model
@@ -24,6 +25,7 @@ from .config import ChainConfig
 from .fast_path import leave_fast_path, rejoin_fast_path
 from .layer import ChainLayer, adaptable, layer_class
 from .layout import keep_layout
+from .mixed_batch import rows_by_adapter
 from .naming import TARGETS
 from .renamed import rename_modules
 from .siblings import link
@@ -56,7 +58,7 @@ class ChainTuner(BaseTuner):
             peft_config.target_modules = {name for name in linear if not in_attention(model, name)}
         elif isinstance(targets, str):
             check_pattern(targets, functools.partial(self._check_target_module_exists, peft_config), model)
-        elif not self._is_default(targets):
+        elif not self._is_default(targets, model):
             # a default list covers an architecture's variants; of a list that someone wrote, nothing is left out unsaid
             check_names(targets, model)
         matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
@@ -87,7 +89,7 @@ class ChainTuner(BaseTuner):
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
-        rejoin_fast_path(self.model)
+        rejoin_fast_path(cast(nn.Module, self.model))
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
@@ -100,8 +102,8 @@ class ChainTuner(BaseTuner):
             TapertuneError: always.
         """
         raise TapertuneError(
-            f"add_weighted_adapter adds adapters of PEFT's LoRA, not of {self.tuner_layer_cls.method.name}: export each "
-            "one to LoRA (tapertune export) and add those"
+            f"add_weighted_adapter adds adapters of PEFT's LoRA, not of {self.tuner_layer_cls.method.name}: export "
+            "each one to LoRA (tapertune export) and add those"
         )
 
     def update_and_allocate(self, *args: Any, **kwargs: Any) -> None:
@@ -113,6 +115,11 @@ class ChainTuner(BaseTuner):
             "update_and_allocate is PEFT's AdaLoRA's: give Trainer a tapertune.TapertuneCallback(), or call "
             "tapertune.attach(model, optimizer, total_steps=...) before the first step, and leave the call out"
         )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with rows_by_adapter(self, kwargs.pop("adapter_names", None), kwargs.get("num_beams")):
+            yield
 
     @classmethod
     def _get_adapter_state_dict(
@@ -127,8 +134,10 @@ class ChainTuner(BaseTuner):
         config.adapted_modules = list(ranks) if config.ranks or config.frozen else []
         return super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
 
-    def _is_default(self, targets: Any) -> bool:
-        return set(targets) in [set(default) for default in self.target_module_mapping.values()]
+    def _is_default(self, targets: Any, model: nn.Module) -> bool:
+        kind = self.get_model_config(model).get("model_type")
+        lists = self.target_module_mapping
+        return set(targets) in [set(default) for default in ([lists[kind]] if kind in lists else lists.values())]
 
     def _create_and_replace(
         self,

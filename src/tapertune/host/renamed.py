@@ -1,7 +1,7 @@
 """Which module is which after loading has renamed them.
 
-A config names modules: what is frozen in them, which ranks are left. Weights may be renamed on their way into a model (by
-``key_mapping``, or by transformers where an architecture has changed); what the config says must go along.
+A config names modules: what is frozen in them, which ranks are left. Weights may be renamed on their way into a model
+(by ``key_mapping``, or by transformers where an architecture has changed); what the config says must go along.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def rename_modules(config: ChainConfig, modules: Sequence[str]) -> None:
     lost = [name for name in names if name not in renamed]
     if lost:
         warnings.warn(
-            f"the adapter's config has frozen factors or ranks of {len(lost)} modules that are not adapted in this model "
-            f"({lost[0]!r}, ...): nothing is frozen for them",
+            f"the adapter's config has frozen factors or ranks of modules that are not adapted in this model "
+            f"({len(lost)}, such as {lost[0]!r}): nothing of these is frozen or pruned here",
             stacklevel=2,
         )
     config.frozen = {renamed[name]: factors for name, factors in config.frozen.items() if name in renamed}

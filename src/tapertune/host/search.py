@@ -51,8 +51,8 @@ def adapted_parts(model: nn.Module, adapter_name: str) -> list[AdaptedPart]:
     for part in parts[1:]:
         if _what_runs(part.config) != _what_runs(first):
             raise TapertuneError(
-                f"the model has adapters {adapter_name!r} in {parts[0].path!r} and {part.path!r} that differ in method, "
-                "settings or plan: give them different names, and name one"
+                f"the model has adapters {adapter_name!r} in {parts[0].path!r} and {part.path!r} that differ in "
+                "method, settings or plan: give them different names, and name one"
             )
     return parts
 

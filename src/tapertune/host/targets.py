@@ -37,8 +37,10 @@ def check_names(targets: Iterable[str], model: nn.Module) -> None:
         if hit is not None:
             raise _is_parameter(repr(target), hit, model)
         stacks = stacked_parameters(model)
-        guess = nearest(target, _endings({n for n, m in model.named_modules() if adaptable(m)}) | _endings(stacks))
+        guess = nearest(target, _endings(_linear(model)) | _endings(stacks))
         hint = "" if guess is None else f"; did you mean {guess!r}?"
+        if guess is None and stacks:
+            guess = next(iter(stacks)).rpartition(".")[2]
         stack = next((name for name in stacks if guess is not None and _ends(name, guess)), None)
         if stack is not None:
             hint = f"; the nearest is {guess!r}, {_description(stack, model)}, which cannot be adapted"
@@ -94,7 +96,9 @@ def stacked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def warn_of_rest(targets: object, model: nn.Module, matches: Matches, excluded: Callable[[str], bool]) -> None:
+def warn_of_rest(
+    targets: Iterable[str] | str | None, model: nn.Module, matches: Matches, excluded: Callable[[str], bool]
+) -> None:
     """Names what has matrices of its own and is left out: stacked experts, and torch's attention.
 
     Args:
@@ -107,7 +111,8 @@ def warn_of_rest(targets: object, model: nn.Module, matches: Matches, excluded: 
     if targets is None or is_all_linear(targets):
         rest |= _attention_matrices(model)
     else:
-        rest = {name: parameter for name, parameter in rest.items() if matches(name)}
+        names = [] if isinstance(targets, str) else targets
+        rest = {n: p for n, p in rest.items() if matches(n) or any(_is_in(target, n) for target in names)}
     rest = {name: p for name, p in rest.items() if not (excluded(name) or excluded(_owner(name)))}
     if not rest:
         return
@@ -118,7 +123,7 @@ def warn_of_rest(targets: object, model: nn.Module, matches: Matches, excluded: 
         leaf = name.rpartition(".")[2]
         kind[leaf] = kind.get(leaf, 0) + parameter.numel()
     parts = [f"{kind} ({', '.join(sizes)}; {_share(sum(sizes.values()), total)})" for kind, sizes in kinds.items()]
-    what = repr(targets) if isinstance(targets, str) else "by default" if targets is None else str(sorted(targets))
+    what = repr(targets) if targets is None or isinstance(targets, str) else repr(sorted(targets))
     warnings.warn(
         f"target_modules {what}: not adapted, and so not trained: {'; '.join(parts)}. Matrices that are parameters of "
         "another module, as stacked experts are, are not supported",
@@ -143,13 +148,18 @@ def _attention_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
         f"{path}.{name}" if path else name: parameter
         for path, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention)
-        for name, parameter in [*module._parameters.items(), ("out_proj.weight", module.out_proj.weight)]
+        for name, parameter in [*module._parameters.items(), ("out_proj", module.out_proj.weight)]
         if isinstance(parameter, nn.Parameter) and parameter.dim() == 2
     }
 
 
+def _linear(model: nn.Module) -> list[str]:
+    """The paths that ``target_modules`` may name."""
+    return [p for p, module in model.named_modules() if p and adaptable(module) and not in_attention(model, p)]
+
+
 def _is_parameter(what: str, name: str, model: nn.Module) -> TapertuneError:
-    allowed = sorted({path.rpartition(".")[2] for path, module in model.named_modules() if adaptable(module)})
+    allowed = sorted({path.rpartition(".")[2] for path in _linear(model)})
     return TapertuneError(
         f"target_modules: {what} is {_description(name, model)} ({name}), not a module, and cannot be adapted. "
         f"Allowed: {', '.join(allowed)}"
@@ -179,6 +189,12 @@ def _has_kernels(name: str) -> bool:
     """Whether Mamba's kernels may come to read a module's weight. The output projection is refused in any case, as by
     PEFT, so that an adapter made here can be used elsewhere."""
     return name == "out_proj" or any(importlib.util.find_spec(it) is not None for it in ("mamba_ssm", "kernels"))
+
+
+def _is_in(target: str, name: str) -> bool:
+    """Whether a parameter's name says that it has a matrix of a target's name in it, as ``gate_up_proj`` does."""
+    leaves = [set(path.rpartition(".")[2].split("_")) for path in (target, name)]
+    return leaves[0] <= leaves[1]
 
 
 def _share(count: int, total: int) -> str:

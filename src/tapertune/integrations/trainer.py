@@ -105,8 +105,8 @@ class TapertuneCallback(TrainerCallback):
             self.save_beside(folder, state.global_step)
         elif self.controller is not None:
             warnings.warn(
-                f"the checkpoint of step {state.global_step} has no {STATE_FILE}: Trainer has not written its state, and "
-                f"there is no {folder}. Training cannot go on from this checkpoint",
+                f"the checkpoint of step {state.global_step} has no {STATE_FILE}: Trainer has not written its state, "
+                f"and there is no {folder}. Training cannot go on from this checkpoint",
                 stacklevel=2,
             )
 
@@ -119,9 +119,7 @@ class TapertuneCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if isinstance(state, _WatchedState):
-            state.__class__ = TrainerState
-        vars(state).pop("_callback", None)
+        _WatchedState.leave(state)
         if self.controller is not None:
             self.controller.finish()
 
@@ -146,14 +144,20 @@ class TapertuneCallback(TrainerCallback):
 
 
 class _WatchedState(TrainerState):
-    """Trainer's state while it trains. Trainer tells callbacks that it has saved a checkpoint, not where; its state, which
-    it saves there, learns the folder. Copies and pickles save themselves alone."""
+    """Trainer's state while it trains. Trainer tells callbacks that it has saved a checkpoint, not where; its state,
+    which it saves there, learns the folder. Copies and pickles save themselves alone."""
 
     @classmethod
     def watch(cls, state: TrainerState, callback: TapertuneCallback) -> None:
         if type(state) is TrainerState:
             state.__class__ = cls
         vars(state)["_callback"] = callback
+
+    @staticmethod
+    def leave(state: TrainerState) -> None:
+        if type(state) is _WatchedState:
+            state.__class__ = TrainerState  # pyright: ignore[reportAttributeAccessIssue]
+        vars(state).pop("_callback", None)
 
     def save_to_json(self, json_path: str) -> None:
         super().save_to_json(json_path)

@@ -85,7 +85,7 @@ def export_model_lora(
     part, *others = adapted_parts(model, adapter_name)
     if others:
         raise TapertuneError(
-            f"the model has adapters {adapter_name!r} in {part.path!r} and {others[0].path!r}: export one of these parts"
+            f"the model has adapters {adapter_name!r} in {part.path!r} and {others[0].path!r}: export one of them"
         )
     model, config = part.module, part.config
     layers = [m for m in model.modules() if isinstance(m, ChainLayer) and adapter_name in m.chains]
