@@ -89,7 +89,7 @@ class ChainTuner(BaseTuner):
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
-        rejoin_fast_path(cast(nn.Module, self.model))
+        rejoin_fast_path(self.get_submodule("model"))
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
@@ -136,8 +136,8 @@ class ChainTuner(BaseTuner):
 
     def _is_default(self, targets: Any, model: nn.Module) -> bool:
         kind = self.get_model_config(model).get("model_type")
-        lists = self.target_module_mapping
-        return set(targets) in [set(default) for default in ([lists[kind]] if kind in lists else lists.values())]
+        lists = self.target_module_mapping.values() if kind is None else [self.target_module_mapping.get(kind, [])]
+        return set(targets) in [set(default) for default in lists]
 
     def _create_and_replace(
         self,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -14,7 +14,7 @@ from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 
 from ..errors import TapertuneError, nearest
-from .layer import adaptable
+from .layer import ChainLayer, adaptable
 
 Matches = Callable[[str], Any]
 """Of a path, whether a config takes it; falsy where it does not, or where it excludes it."""
@@ -116,7 +116,9 @@ def warn_of_rest(
     rest = {name: p for name, p in rest.items() if not (excluded(name) or excluded(_owner(name)))}
     if not rest:
         return
-    total = sum(parameter.numel() for parameter in model.parameters())
+    layers = [layer for layer in model.modules() if isinstance(layer, ChainLayer)]
+    added = {id(p) for layer in layers for n, p in layer.named_parameters() if not n.startswith("base_layer.")}
+    total = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in added)
     kinds: dict[str, dict[str, int]] = {}
     for name, parameter in rest.items():
         kind = kinds.setdefault(type(model.get_submodule(_owner(name))).__name__, {})
@@ -188,7 +190,14 @@ def _reads(kind: type[nn.Module], name: str) -> bool:
 def _has_kernels(name: str) -> bool:
     """Whether Mamba's kernels may come to read a module's weight. The output projection is refused in any case, as by
     PEFT, so that an adapter made here can be used elsewhere."""
-    return name == "out_proj" or any(importlib.util.find_spec(it) is not None for it in ("mamba_ssm", "kernels"))
+    return name == "out_proj" or any(_is_installed(distribution) for distribution in ("mamba-ssm", "kernels"))
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _is_in(target: str, name: str) -> bool:
