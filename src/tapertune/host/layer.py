@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, cast
@@ -41,6 +42,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     """
 
     method: Method  # of the class made by layer_class
+    cast_input_dtype_enabled = True  # PEFT's disable_input_dtype_casting sets it on layers
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: ChainConfig, current_key: str, **quantization: Any
@@ -330,7 +332,9 @@ class ChainLayer(nn.Module, BaseTunerLayer):
 def layer_class(name: str) -> type[ChainLayer]:
     """The layer class of a method; PEFT tells methods apart by class."""
     row = get_method(name)
-    return type(f"{row.title}Layer", (ChainLayer,), {"method": row, "__module__": __name__})
+    cls = type(f"{row.title}Layer", (ChainLayer,), {"method": row, "__module__": __name__})
+    setattr(sys.modules[__name__], cls.__name__, cls)  # where pickle looks for it
+    return cls
 
 
 def adaptable(module: nn.Module) -> bool:

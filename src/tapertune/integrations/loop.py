@@ -29,7 +29,8 @@ def attach(
     """Lets a plan run over a model's adapter from the optimizer's next step on.
 
     Args:
-        model: with a tapertune adapter; wrapped by Accelerate or DistributedDataParallel or not.
+        model: with a tapertune adapter, anywhere inside it: a PEFT model, something around one with a head of its
+            own, either of them wrapped by Accelerate or DistributedDataParallel. Whatever trains in it is counted.
         optimizer: the one that trains it; Accelerate's wrapper or the bare one, an optimizer around others, or one of
             several that step on the adapter.
         total_steps: optimizer steps of the whole run.
@@ -58,7 +59,6 @@ def build_controller(
     events: EventSink | None = None,
 ) -> Controller:
     """The controller of a model's adapter, not yet attached to an optimizer."""
-    model = _unwrap(model)
     config = find_config(model, adapter_name)
     handles = adapter_handles(model, adapter_name)
     settings = merge(config.row.plan(config.settings()), config.plan)
@@ -87,16 +87,6 @@ def bare_optimizer(optimizer: Any) -> Any:
     while type(optimizer).__module__.partition(".")[0] in _LAUNCHERS and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The PEFT model inside DistributedDataParallel (``module``) and ``torch.compile`` (``_orig_mod``)."""
-    while not hasattr(model, "peft_config"):
-        inner = getattr(model, "module", getattr(model, "_orig_mod", None))
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
-    return model
 
 
 def _world_size() -> int:

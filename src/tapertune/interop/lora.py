@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TapertuneError, nearest
-from ..host import ChainLayer, find_config
+from ..host import ChainLayer, adapted_parts
 from ..host.naming import ROOT
 from .card import export_card
 from .checkpoint import base_input_widths
@@ -113,7 +113,12 @@ def export_model_lora(
 
     form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged)
     check_free(Path(out_dir))
-    config = find_config(model, adapter_name)
+    part, *others = adapted_parts(model, adapter_name)
+    if others:
+        raise TapertuneError(
+            f"the model has adapters {adapter_name!r} in {part.path!r} and {others[0].path!r}: export one of them"
+        )
+    model, config = part.module, part.config
     layers = [m for m in model.modules() if isinstance(m, ChainLayer) and adapter_name in m.chains]
     modules = {
         layer.module_path: {name: t.detach().cpu() for name, t in layer.tensors(adapter_name).items()}
