@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 WRONG: tuple[Any, ...] = (
-    None, True, -1, 0, 10**400, 1e308, float("nan"), 1.5, "", "x" * 3000, "../x", "/etc/passwd", "\ud800", "a\nb", [], {},
-    [[]], [None], ["query"], {"a": 1}, {"a": {"b": []}}, [1, "x"], "F32", "LORA", "TAPERTUNE_LORA", "CAUSAL_LM",
+    None, True, -1, 0, 10**400, 1e308, float("nan"), 1.5, "", "x" * 3000, "../x", "/etc/passwd", "\ud800", "a\nb", [],
+    {}, [[]], [None], ["query"], {"a": 1}, {"a": {"b": []}}, [1, "x"], "F32", "LORA", "TAPERTUNE_LORA", "CAUSAL_LM",
 )  # fmt: skip
 
 

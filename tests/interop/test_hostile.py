@@ -1,4 +1,4 @@
-"""Files that somebody has made wrong, or on purpose: one line, nothing written elsewhere, nothing read from elsewhere."""
+"""Files made wrong by accident or on purpose: one line, nothing written elsewhere, nothing read from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from interop.damage import damage_file
 from peft import get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import tiny_bert
 
 import tapertune
@@ -36,7 +36,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "base" / "tokenizer.json").write_text("{}")
     tiny_bert().save_pretrained(root / "single")
     for name in METHODS:
-        config = tapertune.make_config(name, init_weights=False, target_modules=["query"], modules_to_save=["classifier"])
+        config = tapertune.make_config(
+            name, init_weights=False, target_modules=["query"], modules_to_save=["classifier"]
+        )
         get_peft_model(tiny_bert(), config).save_pretrained(root / name)
     (root / "lora" / "task.json").write_text(json.dumps({"name": "t", "labels": ["no", "yes"], "metrics": []}))
     config = LoraConfig(r=2, init_lora_weights=False, target_modules=["query"], rank_pattern={"0.attention": 2})
@@ -70,21 +72,43 @@ def refused(action: Callable[[Path], Any], out: Path, message: str) -> None:
 # ---- names and links -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/tmp/x.safetensors", "a/b.safetensors", "..", "", "a\\b.safetensors",
-                                  "C:x.safetensors", ".", "x\0.safetensors", 3, None, ["x"], "config.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.safetensors",
+        "/tmp/x.safetensors",
+        "a/b.safetensors",
+        "..",
+        "",
+        "a\\b.safetensors",
+        "C:x.safetensors",
+        ".",
+        "x\x00.safetensors",
+        3,
+        None,
+        ["x"],
+        "config.json",
+    ],
+)
 def test_a_shard_is_a_plain_name(name: Any, files: Path, tmp_path: Path) -> None:
     index = files / "base" / "model.safetensors.index.json"
     shard = next(iter(json.loads(index.read_text())["weight_map"].values()))
     shutil.copy(files / "base" / shard, files / "x.safetensors")
     change(index, lambda value: value["weight_map"].update({"some.weight": name}))
     (tmp_path / "to").mkdir()
-    refused(lambda out: merge(files / "base", files / "lora", out), tmp_path / "to" / "out", r"weight_map\.some\.weight is")
+    refused(
+        lambda out: merge(files / "base", files / "lora", out), tmp_path / "to" / "out", r"weight_map\.some\.weight is"
+    )
 
 
 @pytest.mark.parametrize("map", [None, [], {}, "x", 3])
 def test_an_index_without_a_map(map: Any, files: Path, tmp_path: Path) -> None:
     change(files / "base" / "model.safetensors.index.json", lambda value: value.update(weight_map=map))
-    refused(lambda out: merge(files / "base", files / "lora", out), tmp_path / "out", "weight_map is .* it must be an object")
+    refused(
+        lambda out: merge(files / "base", files / "lora", out),
+        tmp_path / "out",
+        "weight_map is .* it must be an object",
+    )
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "extra.txt", "model-00001-of-00014.safetensors"])

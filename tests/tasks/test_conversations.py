@@ -109,7 +109,7 @@ def test_messages_of_other_forms(message: dict[str, Any], error: str) -> None:
 
 @pytest.mark.parametrize("tools", ["add", "[1]", [1], {"a": 1}, "[" * 10_000, 7])
 def test_tools_of_other_forms(tools: Any) -> None:
-    with pytest.raises(BadField, match="field 'tools' is .*; it must be a list of tools"):
+    with pytest.raises(BadField, match=r"field 'tools' is .*; it must be a list of tools"):
         CAUSAL.check(TASK, {"messages": TALK, "tools": tools})
 
 

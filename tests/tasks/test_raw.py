@@ -37,7 +37,7 @@ def test_a_packed_file_without_end_is_one_line(tmp_path: Path, name: str, line: 
     size = path.stat().st_size
     tracemalloc.start()
     try:
-        with pytest.raises(TapertuneError, match="cannot read '.*gz': it unpacks to more than 200 times its size"):
+        with pytest.raises(TapertuneError, match=r"cannot read '.*gz': it unpacks to more than 200 times its size"):
             for _ in open_table(path).read():
                 pass
     finally:

@@ -92,7 +92,7 @@ class ChainTuner(BaseTuner):
         rejoin_fast_path(self.get_submodule("model"))
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        model: Any = super()._unload_and_optionally_merge(*args, **kwargs)
         rejoin_fast_path(model)
         return model
 
