@@ -24,11 +24,6 @@ from tapertune.events import read_events
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}  # another machine rounds otherwise
 CHECKPOINT = f"checkpoint-{SAVED}"
-LORA2 = pytest.mark.xfail(strict=False, reason="a controller of LoRA^2 takes its plan, read back, for another one")
-
-
-def cases(names: dict[str, Any]) -> list[Any]:
-    return [pytest.param(name, marks=LORA2 if case.method == "lora2" else ()) for name, case in names.items()]
 
 
 @pytest.fixture
@@ -169,7 +164,7 @@ def test_kernels_have_the_names_that_they_had(
 # ---- Trainer ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", cases(TRAINED))
+@pytest.mark.parametrize("name", list(TRAINED))
 def test_a_trainer_goes_on_from_a_checkpoint(name: str, tmp_path: Path, old_spellings: None) -> None:
     source = FILES / "trained" / name
     folder = tmp_path / "out"
@@ -203,7 +198,7 @@ def resume(place: Path, capsys: pytest.CaptureFixture[str], name: str, *argument
     assert (folder / "report.html").is_file()
 
 
-@pytest.mark.parametrize("name", cases(RUNS))
+@pytest.mark.parametrize("name", list(RUNS))
 def test_a_run_goes_on_from_its_folder_alone(
     name: str, place: Path, old_spellings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

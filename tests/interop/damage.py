@@ -22,7 +22,10 @@ def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def damage_json(value: Any, rng: random.Random) -> Any:
     """The value with one place inside replaced, removed, renamed, or a thousand levels deeper."""
     value = json.loads(json.dumps(value))
-    *way, last = rng.choice(spots(value)[1:])
+    inner = spots(value)[1:]
+    if not inner:
+        return rng.choice(WRONG)
+    *way, last = rng.choice(inner)
     owner = value
     for key in way:
         owner = owner[key]

@@ -41,7 +41,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         get_peft_model(tiny_bert(), config).save_pretrained(root / name)
     (root / "lora" / "task.json").write_text(json.dumps({"name": "t", "labels": ["no", "yes"], "metrics": []}))
-    config = LoraConfig(r=2, init_lora_weights=False, target_modules=["query"], rank_pattern={"0.attention": 2})
+    config = LoraConfig(
+        r=2, init_lora_weights=False, target_modules=["query"], rank_pattern={"0.attention.self.query": 2}
+    )
     get_peft_model(tiny_bert(), config).save_pretrained(root / "peft")
     (root / "bin").mkdir()
     torch.save(load_file(root / "peft" / "adapter_model.safetensors"), root / "bin" / "adapter_model.bin")
@@ -111,7 +113,7 @@ def test_an_index_without_a_map(map: Any, files: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "extra.txt", "model-00001-of-00014.safetensors"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "extra.txt", "model-00001-of-00004.safetensors"])
 def test_a_link_out_of_the_base_is_not_followed(name: str, files: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     path = files / "base" / name

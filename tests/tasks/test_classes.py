@@ -62,9 +62,7 @@ def test_a_number_is_a_position_among_declared_names_where_it_is_written_as_one(
 
 
 def test_a_label_that_is_nearly_one_is_told_what_it_is_near_to() -> None:
-    with pytest.raises(
-        UnknownLabel, match=r"is 'Cat '; .*cat, dog \(from 'cat' it differs only in white space, in case"
-    ):
+    with pytest.raises(UnknownLabel, match=r"is 'Cat '; .*cat, dog \(from 'cat' it differs in white space, in case"):
         class_number(found(["cat", "dog"]), "Cat ")
 
 

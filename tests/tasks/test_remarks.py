@@ -27,8 +27,8 @@ def test_nothing_to_say(tmp_path: Path) -> None:
 
 def test_labels_that_are_nearly_alike(tmp_path: Path) -> None:
     [note] = notes(tmp_path, rows(["yes", " yes", "no", "No", "1", "01", "x", "X"] * 4), rows(["no", "x"], 100))
-    assert "differ only in white space, in case or as a number is written: 'No' and 'no'" in note or "'no'" in note
-    assert "' yes' and 'yes'" in note and "1 more pairs" in note
+    assert "differ only in white space, in case or as a number is written: '1' and '01', 'No' and 'no', 'X' and" in note
+    assert "and 1 more pairs" in note
     tags = [{"tokens": "a b", "tags": "B-per B-PER"}] * 2
     [note] = notes(tmp_path, tags, [{"tokens": "c b", "tags": "B-per B-PER"}], token_classification())
     assert "'B-PER' and 'B-per'" in note

@@ -67,7 +67,7 @@ class Controller:
         self._following: Following | None = None
         self._rearranged: Rearranged | None = None
         self._saved_layout: Any = None
-        self._retired = self._skipped = self._has_gradients = False
+        self._retired = self._skipped = self._has_gradients = self._unread = False
         self._still: list[Parameter] = []
         self._stillness = Stillness()
         for handle in handles:
@@ -180,10 +180,15 @@ class Controller:
         self.trainable_sum += self.trainable
 
     def _look_for_gradients(self) -> None:
-        if self._has_gradients:
+        """Looks for one that is not zero, until there is one; on an accelerator, which would be waited for, only where
+        a decision is due, and takes any for one before."""
+        if self._has_gradients or not self.runners:
             return
-        gradients = (self.handles[name].parameter.grad for name in self.handles if name in self._training)
-        self._has_gradients = any(g is not None and (is_sharded(g) or bool(g.any())) for g in gradients)
+        due = any(runner.acts(self.step) for runner in self.runners)
+        gradients = [self.handles[name].parameter.grad for name in self.handles if name in self._training]
+        some = [gradient for gradient in gradients if gradient is not None]
+        self._unread = not due and any(gradient.device.type != "cpu" for gradient in some)
+        self._has_gradients = not self._unread and any(is_sharded(one) or bool(one.any()) for one in some)
 
     def _drop_frozen_gradients(self) -> None:
         if len(self._still) != len(self.handles) - len(self._training):
@@ -217,7 +222,8 @@ class Controller:
     def check_gradients(self) -> None:
         """Raises TapertuneError where a plan that needs gradients has none, just before an optimizer should step."""
         self._look_for_gradients()
-        if not self._has_gradients and any(r.averages is not None or r.plan.penalties for r in self.runners):
+        needed = any(r.averages is not None or r.plan.penalties for r in self.runners)
+        if needed and not (self._has_gradients or self._unread):
             raise self._no_gradients()
 
     def _report(self, type: str, step: int, **fields: Any) -> None:

@@ -13,7 +13,7 @@ from ..errors import TapertuneError
 from ..permissions import usual_permissions
 from ..redaction import is_secret
 from .results import FILE, read_record
-from .settings import RunSettings
+from .settings import RunSettings, check_settings
 
 EVENTS = "events.jsonl"
 MARK = "tapertune_run.json"  # written last into a checkpoint: one without it was cut short
@@ -60,7 +60,8 @@ def check_resume(folder: Path, settings: RunSettings) -> Path | None:
     record = read_record(folder)
     if record.status == "done":
         raise TapertuneError(f"nothing to resume: the run in {str(folder)!r} is done")
-    old, new = _flat(record.settings), _flat(json.loads(json.dumps(settings.resolved())))
+    # checked anew: a run of an earlier version knows nothing of later settings, which are then as they are by default
+    old, new = (_flat(json.loads(json.dumps(s.resolved()))) for s in (check_settings(record.settings), settings))
     keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
     if changed:
