@@ -81,7 +81,7 @@ def test_a_folder_of_ones_own(method: str, tmp_path: Path) -> None:
 
 
 def test_runs_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.trainer.hp_params", dict)  # which asks optuna's trials for their values
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)  # which asks optuna's trials for their values
 
     class Trial(dict):
         """The values of a trial, with its number."""
