@@ -1,53 +1,115 @@
-"""Registers the methods with PEFT at the moment PEFT is imported, so that ``import tapertune`` stays light."""
+"""Registers the methods with PEFT at the moment PEFT is imported, so that ``import tapertune`` stays light.
+
+Looking for PEFT is not importing it: ``importlib.util.find_spec("peft")``, which libraries call to see what is
+installed, finds a spec that registers when it is loaded, and changes nothing else.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 
 def register_with_peft() -> None:
     """Registers now if PEFT is imported already, else right after it has been."""
-    if "peft" in sys.modules and not _being_imported("peft"):
+    module = sys.modules.get("peft")
+    spec = getattr(module, "__spec__", None)
+    if module is None:
+        if not any(isinstance(finder, _AfterPeft) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _AfterPeft())
+    elif getattr(spec, "_initializing", False):
+        assert spec is not None
+        _register_at_the_end_of(spec)
+    else:
         importlib.import_module("tapertune.host")
-    elif not any(isinstance(finder, _AfterPeft) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterPeft())
-
-
-def _being_imported(name: str) -> bool:
-    return bool(getattr(sys.modules[name].__spec__, "_initializing", False))
 
 
 class _AfterPeft(MetaPathFinder):
     """Finds ``peft`` as the other finders do, and adds a last step to its loading."""
 
+    def __init__(self) -> None:
+        self.asked = threading.local()
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "peft":
+        if fullname != "peft" or getattr(
+            self.asked, "now", False
+        ):  # another finder that asks all finders, as this does
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        self.asked.now = True
+        try:
+            spec = self._of_the_others(fullname, path, target)
+        finally:
+            self.asked.now = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)
+            spec.loader = _Registering(spec.loader, self)
         return spec
+
+    def _of_the_others(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        for finder in list(sys.meta_path):
+            find = getattr(finder, "find_spec", None)
+            spec = find(fullname, path, target) if find is not None and finder is not self else None
+            if spec is not None:
+                return spec
+        return None
 
 
 class _Registering(Loader):
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    """A loader that registers after the module has run; for whoever asks it anything else it is the other loader."""
+
+    def __init__(self, loader: Loader, finder: _AfterPeft) -> None:
+        self.loader, self.finder = loader, finder
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("loader", "finder"):  # of a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same, (self.loader,)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self.loader
-        assert module.__spec__ is not None
-        module.__spec__.loader = self.loader  # resources and submodules see PEFT's own loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader  # resources and submodules see PEFT's own loader
         self.loader.exec_module(module)
         importlib.import_module("tapertune.host")
+        if self.finder in sys.meta_path:  # only now: an import that fails may be tried again
+            sys.meta_path.remove(self.finder)
+
+
+def _same(loader: Loader) -> Loader:
+    return loader
+
+
+class _Unfinished(ModuleSpec):
+    """The spec of a module that is being imported, which hears from the import system that it is done."""
+
+    @property
+    def _initializing(self) -> bool:
+        return self.__dict__["_initializing"]
+
+    @_initializing.setter
+    def _initializing(self, value: bool) -> None:
+        self.__dict__["_initializing"] = value
+        if not value:
+            object.__setattr__(self, "__class__", ModuleSpec)
+            register_with_peft()
+
+
+def _register_at_the_end_of(spec: ModuleSpec) -> None:
+    """Registers when the import that has this spec ends: another thread's, or one that this import is a part of."""
+    spec.__class__ = _Unfinished
+    if not spec.__dict__["_initializing"]:  # it ended between the question and the answer
+        spec.__class__ = ModuleSpec
+        register_with_peft()

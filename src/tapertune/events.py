@@ -42,20 +42,34 @@ class EventLog:
 
     Args:
         path: the file, made (with its folder) at the first event.
-        keep: events of an earlier run to keep. 0 starts anew; a resumed run passes the count of its checkpoint.
+        keep: events of an earlier run to keep. With 0 the first event starts the file anew, unless ``rewind`` is
+            called before; ``Controller.load_state_dict`` does that.
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 0) -> None:
         self.path = Path(path)
         self.count = keep
+        self._anew = not keep
         if keep:
             _truncate(self.path, keep)
-        else:
-            self.path.unlink(missing_ok=True)
+
+    def rewind(self, count: int) -> None:
+        """Goes on after the first ``count`` events of the file, and forgets the others: those of a run that went on
+        after the checkpoint from which it now goes on again.
+
+        Raises:
+            TapertuneError: the file holds fewer.
+        """
+        if count and count != self.count:
+            _truncate(self.path, count)
+        self.count, self._anew = count, not count
 
     def __call__(self, type: str, step: int, **fields: Any) -> None:
         if type not in TYPES:
             raise ValueError(f"unknown event type {type!r}, not one of {TYPES}")
+        if self._anew:
+            self.path.unlink(missing_ok=True)
+            self._anew = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"v": VERSION, "type": type, "step": step, **fields}, separators=(",", ":"))
         with self.path.open("a", encoding="utf-8") as file:

@@ -33,8 +33,23 @@ class Factor:
         self.lookups.append(self.name)
         return self.home[self.factor]
 
+    @property
+    def frozen(self) -> bool:
+        return not self.home[self.factor].requires_grad
+
+    @property
+    def pruned(self) -> bool:
+        return False
+
     def freeze(self) -> None:
         self.home[self.factor].requires_grad_(False)
+
+    def thaw(self) -> None:
+        self.home[self.factor].requires_grad_(True)
+
+    def settle(self) -> None:
+        if not self.home[self.factor].numel():
+            self.freeze()
 
     def fold(self) -> bool:
         return False

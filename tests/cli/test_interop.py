@@ -29,6 +29,28 @@ def test_export(cli: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
+def test_export_says_what_it_cut_filled_and_compared(cli: Any, tmp_path: Path) -> None:
+    tiny_bert().save_pretrained(tmp_path / "base")
+    source = adapter(tmp_path / "in", "sora", tiny_bert(), r=4, target_modules=["query", "value"])
+    options = ["--base", tmp_path / "base", "--rank", 2, "--check"]
+    done = cli("export", source, "--to", "lora", "--out", tmp_path / "out", *options)
+    assert done.code == 0, done.err
+    assert "zeros in 2 modules: bert.encoder.layer.*.attention.self.key" in done.out
+    assert "sora: 4 modules, truncated, largest relative error" in done.out and "rank 2 in all" in done.out
+    assert "check: logits differ by at most" in done.out
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"] == [
+        "key", "query", "value",
+    ]  # fmt: skip
+
+
+def test_a_ragged_export_says_who_misreads_it(cli: Any, tmp_path: Path) -> None:
+    source = adapter(tmp_path / "in", "sora", tiny_bert(), r=4)
+    done = cli("export", source, "--out", tmp_path / "out", "--ragged")
+    assert done.code == 0, done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith("warning: a rank for each module") and "llama.cpp" in line and "SGLang" in line
+
+
 def test_export_of_a_dense_update(cli: Any, tmp_path: Path) -> None:
     source = adapter(tmp_path / "in", "loran", mlp(), r=3, target_modules=["0", "2"], activation="tanh")
     done = cli("export", source, "--out", tmp_path / "out")
@@ -45,6 +67,9 @@ def test_export_of_a_dense_update(cli: Any, tmp_path: Path) -> None:
     [
         (["--to", "loar"], "unknown export format 'loar': did you mean 'lora'? Allowed: lora"),
         (["--max-error", "2"], "max_error is 2.0; it must be between 0 and 1"),
+        (["--rank", "0"], "rank is 0; it must be a whole number of at least 1"),
+        (["--energy", "99"], "energy is 99.0; it must be above 0 and at most 1"),
+        (["--check"], "the adapter names no base model: name it (--base)"),
     ],
 )
 def test_export_refuses(arguments: list[str], message: str, cli: Any, tmp_path: Path) -> None:

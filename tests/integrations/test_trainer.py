@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapt.stepping import inside_backward
 from peft import get_peft_model
 from tiny import Rows, tiny_bert
 from torch import nn
@@ -25,7 +26,9 @@ def trainer(folder: Path, callback: TrainerCallback | None = None, method: str =
     base = tiny_bert()
     torch.manual_seed(1)
     extra = {"projection_scope": "all"} if method == "aflora" else {}
-    model = get_peft_model(base, tapertune.make_config(method, r=2, modules_to_save=["classifier"], **extra))
+    row = tapertune.METHODS[method]
+    config = tapertune.make_config(method, **{row.rank: 2}, modules_to_save=["classifier"], **extra)
+    model = get_peft_model(base, config)
     settings: dict[str, Any] = {
         "output_dir": str(folder), "max_steps": 16, "per_device_train_batch_size": 4, "learning_rate": 1e-2,
         "logging_steps": 1, "save_steps": 4, "eval_strategy": "steps", "eval_steps": 8, "report_to": "none",
@@ -152,3 +155,31 @@ def test_plan_longer_than_the_run_stops_before_training(tmp_path: Path) -> None:
     with pytest.raises(tapertune.TapertuneError, match="16 steps"):
         run.train()
     assert not (tmp_path / "events.jsonl").exists()
+
+
+class Given(tapertune.TapertuneCallback):
+    """Is given an optimizer that Trainer does not step, as where Accelerate leaves LOMO's step out."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kwargs["optimizer"] = torch.optim.SGD([p for p in kwargs["model"].parameters() if p.requires_grad])
+        super().on_train_begin(args, state, control, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:.*its controller was given another optimizer:UserWarning")
+@pytest.mark.parametrize("callback", [tapertune.TapertuneCallback, Given])
+@pytest.mark.parametrize("method", ["aflora", "adalora", "lora2"])
+def test_an_optimizer_that_steps_inside_backward_is_refused(tmp_path: Path, method: str, callback: Any) -> None:
+    run = trainer(tmp_path, callback({"schedule": {"warmup": 3, "cooldown": 6, "every": 1}}), method)
+    dummy = inside_backward([p for p in run.model.parameters() if p.requires_grad])
+    run.optimizer = dummy
+    with pytest.raises(TapertuneError, match=r"no factor of adapter 'default' had a gradient") as caught:
+        run.train()
+    assert "\n" not in str(caught.value)
+
+
+def test_one_under_a_method_without_a_plan_trains(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tapertune.TapertuneCallback(), method="elora")
+    before = weights(run.model)
+    run.optimizer = inside_backward([p for p in run.model.parameters() if p.requires_grad])
+    run.train()
+    assert any(not torch.equal(before[name], value) for name, value in weights(run.model).items())

@@ -75,3 +75,40 @@ def test_a_plan_decides_and_what_was_trained_is_plain_lora(kind: str, method: st
     plain = PeftModel.from_pretrained(llama(), tmp_path / "lora").eval()
     with torch.no_grad():
         torch.testing.assert_close(plain(**ids).logits, made.model.eval()(**ids).logits.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", tapertune.METHODS)
+def test_every_methods_default_run_resumes(method: str, tmp_path: Path) -> None:
+    """Stopped after the last decision and gone on from the checkpoint before it, in a new trainer."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 36:
+                raise RuntimeError("stopped")
+
+    def make(folder: Path) -> Any:
+        config = trl.SFTConfig(
+            str(folder), max_steps=40, per_device_train_batch_size=4, learning_rate=1e-2, save_steps=10, seed=3,
+            report_to="none", use_cpu=True, disable_tqdm=True, bf16=False,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        return trl.SFTTrainer(
+            model=llama(), args=config, train_dataset=Dataset.from_dict(COLUMNS["SFT"]), processing_class=tokenizer(),
+            peft_config=tapertune.make_config(method, task_type="CAUSAL_LM"),
+            callbacks=[tapertune.TapertuneCallback()],
+        )  # fmt: skip
+
+    whole, cut = make(tmp_path / "whole"), make(tmp_path / "cut")
+    whole.train()
+    cut.add_callback(Stop())
+    with pytest.raises(RuntimeError, match="stopped"):
+        cut.train()
+    again = make(tmp_path / "cut")
+    again.train(resume_from_checkpoint=True)
+    expected = dict(whole.model.named_parameters())
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    files = [(tmp_path / name / "events.jsonl").read_bytes() for name in ("whole", "cut")]
+    assert files[0] == files[1]

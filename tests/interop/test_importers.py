@@ -457,7 +457,7 @@ def test_peft_vera(kept: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"use_dora": True}, "with use_dora is not plain LoRA"), ({"lora_alpha": None}, "give --alpha")],
+    [({"use_dora": True}, "with use_dora is not plain"), ({"lora_alpha": None}, "give --alpha")],
 )
 def test_peft_lora_that_is_not_plain(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     state = {f"{ROOT}fc.lora_A.weight": randn(2, 4), f"{ROOT}fc.lora_B.weight": randn(4, 2)}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -109,9 +110,11 @@ def test_the_config_is_the_plain_one(base: Path, tmp_path: Path) -> None:
     """Fields that servers read; one scaling for all modules, as they use the config's."""
     model = saved("aflora", base, tmp_path / "adapter", modules_to_save=None, task_type=None, lora_alpha=32)
     export_lora(tmp_path / "adapter", tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == files
     fields = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert LoraConfig(**fields).target_modules == set(layers(model))
+    assert fields.pop("peft_version") == peft.__version__
+    assert LoraConfig(**fields).target_modules == {"query", "key", "value", "intermediate.dense", "output.dense"}
     assert fields["modules_to_save"] is None
     assert fields["lora_alpha"] == fields["r"] == 3
     assert fields["base_model_name_or_path"] == str(base)
@@ -132,7 +135,8 @@ def test_closed_gates_are_dropped(name: str, gate: str, tmp_path: Path) -> None:
             layer.factor("default", gate)[: min(i, 4)] = 0.0
     expected = model(**batch()).logits
     model.save_pretrained(tmp_path / "adapter")
-    report = export_lora(tmp_path / "adapter", tmp_path / "out")
+    report = export_lora(tmp_path / "adapter", tmp_path / "out", ragged=True)
+    assert report.rank is None and "llama.cpp, Ollama and TensorRT-LLM" in report.notes[0]
     assert {row.module: (row.rank_before, row.rank) for row in report.modules} == {
         path: (4, 4 - i) for i, path in enumerate(paths) if i < 4
     }

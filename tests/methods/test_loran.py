@@ -36,7 +36,9 @@ def test_released_forward_passes_are_reproduced(golden: Any, activation: str, fo
     sizes = {"d_in": data["x"].shape[1], "d_out": data["B"].shape[0], "r": settings.r, **chain.widths}
     assert {name: tuple(t.shape) for name, t in tensors.items()} == chain.shapes(sizes)
     out = chain.apply(data["x"], tensors)
-    torch.testing.assert_close(out, data["y_delta_unscaled"], atol=1e-12, rtol=1e-10)
+    # processors add in orders of their own: what that changes goes by the terms of a sum, not by what is left of them
+    terms = data["x"].abs() @ chain.delta_weight(tensors).abs().T
+    assert ((out - data["y_delta_unscaled"]).abs() <= 1e-12 + 1e-10 * terms).all()
 
 
 def adapted(**values: Any) -> torch.nn.Module:

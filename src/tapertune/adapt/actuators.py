@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .optimizers import forget, members
 from .sharding import is_sharded, like, whole
 
 
@@ -58,8 +59,26 @@ class Handle(Protocol):
     @property
     def parameter(self) -> nn.Parameter: ...
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the factor is kept from training, whatever ``requires_grad`` says now."""
+        ...
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the factor's module has lost ranks."""
+        ...
+
     def freeze(self) -> None:
         """Stops training for good: survives every toggle of the host and is saved with the adapter."""
+        ...
+
+    def thaw(self) -> None:
+        """Trains again what ``freeze`` has stopped."""
+        ...
+
+    def settle(self) -> None:
+        """Keeps a factor from training that has no elements left, and no longer one that has some again."""
         ...
 
     def fold(self) -> bool:
@@ -71,23 +90,25 @@ class Handle(Protocol):
         ...
 
 
-def freeze(handles: Iterable[Handle], optimizer: Optimizer | None, *, keep_requires_grad: bool = False) -> None:
+def freeze(handles: Iterable[Handle], optimizer: Any | None, *, keep_requires_grad: bool = False) -> None:
     """Freezes factors and frees what their training took: gradient and optimizer state.
 
     Args:
         handles: of the factors.
-        optimizer: whose state for them is dropped.
+        optimizer: whose state for them is dropped, and that of others that step on them.
         keep_requires_grad: leaves the flag on. Needed under ``DistributedDataParallel``, whose reducer expects the
             parameters that it was built with; the controller then drops their gradients before each step instead.
     """
+    parameters = []
     for handle in handles:
         parameter = handle.parameter
         handle.freeze()
         if keep_requires_grad:
             parameter.requires_grad_(True)
         parameter.grad = None
-        if optimizer is not None:
-            optimizer.state.pop(parameter, None)
+        parameters.append(parameter)
+    if optimizer is not None and parameters:
+        forget(optimizer, parameters)
 
 
 @torch.no_grad()
@@ -140,29 +161,23 @@ def set_data(parameter: nn.Parameter, data: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def take(parameter: nn.Parameter, axis: int, index: torch.Tensor, optimizer: Optimizer | None) -> None:
-    """Cuts a parameter down to some indices along an axis, and its gradient and optimizer state with it.
+def take(parameter: nn.Parameter, axis: int, index: torch.Tensor) -> None:
+    """Cuts a parameter down to some indices along an axis, and its gradient with it.
 
     The Parameter object stays the same, so that the optimizer, and whoever else holds it, goes on with it.
     """
-    old, grad, index = parameter.shape, parameter.grad, index.to(parameter.device)
+    grad, index = parameter.grad, index.to(parameter.device)
     parameter.grad = None
     set_data(parameter, parameter.data.index_select(axis, index))
     if grad is not None:  # where a plan decides before the optimizer's step, what stays takes that step
         parameter.grad = grad.index_select(axis, index)
-    state = {} if optimizer is None else optimizer.state.get(parameter, {})
-    for key, value in state.items():
-        if isinstance(value, torch.Tensor) and value.shape == old:
-            state[key] = value.index_select(axis, index.to(value.device))
-    if optimizer is not None and any(
-        isinstance(v, torch.Tensor) and v.dim() and v.shape != parameter.shape for v in state.values()
-    ):
-        optimizer.state.pop(parameter)  # factored moments, which cannot be cut: they start anew
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int:
-    """Bytes that an optimizer's state holds now."""
-    return sum(value.numel() * value.element_size() for state in optimizer.state.values() for value in _tensors(state))
+    """Bytes that the state of an optimizer, and of those that it holds, takes now."""
+    states = {id(state): state for state in (getattr(one, "state", None) or {} for one in members(optimizer))}
+    tensors = (value for state in states.values() for own in state.values() for value in _tensors(own))
+    return sum(value.numel() * value.element_size() for value in tensors)
 
 
 def _tensors(state: Any) -> Iterable[torch.Tensor]:

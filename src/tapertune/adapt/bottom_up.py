@@ -9,7 +9,7 @@ from ..errors import TapertuneError, bad_value
 from .actuators import Handle
 from .decision import Decision, Plain, Scene
 from .importance import Scores
-from .spec import spec
+from .spec import check_flag, spec
 
 
 @spec("bottom_up")
@@ -34,12 +34,11 @@ class BottomUp(Plain):
 
     def __post_init__(self) -> None:
         number = isinstance(self.layers, int | float) and not isinstance(self.layers, bool)
-        if not number or self.layers <= 0 or (isinstance(self.layers, float) and self.layers >= 1):
+        if not number or not self.layers > 0 or (isinstance(self.layers, float) and self.layers >= 1):
             raise bad_value(
                 "policy.layers", self.layers, "a share of the layers between 0.0 and 1.0, or a whole number of them"
             )
-        if not isinstance(self.fold, bool):
-            raise bad_value("policy.fold", self.fold, "true or false")
+        check_flag("policy.fold", self.fold)
 
     def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
         # all factors, whether they train yet or still: a run that goes on from a checkpoint counts the same layers

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import Optimizer
 
 from ..errors import TapertuneError
 from .actuators import Handle
-from .plan import Plan
+from .following import Following, check_optimizer, no_gradients
+from .journal import EventSink, Journal, describe
+from .optimizers import Stillness, keeps_copies, steps_on
+from .plan import Plan, as_json
+from .resume import Rearranged, check_same_run, layout
 from .runner import Runner
-from .unfollowed import followed
+from .sharding import is_sharded
+from .unfollowed import leave_work, take_over
 
-EventSink = Callable[..., None]
 STATE_VERSION = 1
 
 
 class Controller:
-    """Runs plans over the factors of an adapter.
+    """Runs plans over the factors of an adapter. An adapter has one at a time: the last that was attached.
 
     Before each optimizer step it adds the penalties' gradients and takes the gradients in; after it (or before, where
     a plan says so) it lets the policies decide, when their schedules act. A step that a loss scaler skips moves neither
@@ -55,30 +58,51 @@ class Controller:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
         self.handles = {handle.name: handle for handle in handles}
-        self.plans, self.total_steps, self.events = tuple(plans), total_steps, events
+        self.plans, self.total_steps, self.journal = tuple(plans), total_steps, Journal(events)
         self.method, self.adapter, self.other_trainable = method, adapter, other_trainable
         self.distributed = distributed
         self.step = 0
         self.trainable_sum = 0
-        self._optimizer: Optimizer | None = None
-        self._removers: list[Any] = []
-        self._skipped = False
+        self._optimizer: Any | None = None
+        self._following: Following | None = None
+        self._rearranged: Rearranged | None = None
+        self._saved_layout: Any = None
+        self._retired = self._skipped = self._has_gradients = self._unread = False
         self._still: list[Parameter] = []
-        self._training = {name for name, handle in self.handles.items() if handle.parameter.requires_grad}
+        self._stillness = Stillness()
+        for handle in handles:
+            self._settle(handle)
+        self._training = {n for n, h in self.handles.items() if h.parameter.requires_grad and not h.frozen}
+        self._started = set(self._training)
         self._count()
         self.trainable_start = self.trainable
         self.runners = [Runner(p, self.handles, self._training, total_steps, distributed) for p in self.plans]
 
+    def _settle(self, handle: Handle) -> None:
+        wanted = handle.parameter.requires_grad
+        handle.settle()
+        if self.distributed and wanted:  # as in actuators.freeze
+            handle.parameter.requires_grad_(True)
+
     # ---- the optimizer's hooks ---------------------------------------------------------------------------------------
 
-    def attach(self, optimizer: Optimizer) -> Controller:
-        """Follows an optimizer from its next step on, and writes the ``start`` event of a run that is not resumed.
+    def attach(self, optimizer: Any) -> Controller:
+        """Follows an optimizer from its next step on. An earlier controller of the adapter lets go for good.
+
+        Args:
+            optimizer: torch's, or an object with ``step`` and ``param_groups`` around one or several.
 
         Raises:
             TapertuneError: the plan leaves nothing to train, or the optimizer does not step on the adapter.
         """
+        if self._retired:
+            raise TapertuneError(
+                f"a later controller has taken adapter {self.adapter!r} over, and this one does not know what it froze "
+                "and pruned: make a new one with tapertune.attach"
+            )
+        check_optimizer(optimizer)
         self.detach()
-        follows = self._is_stepped_by(optimizer)
+        follows = steps_on(optimizer, [h.parameter for h in self.handles.values() if h.parameter.requires_grad])
         if not follows and self.plans:
             raise TapertuneError(
                 f"the optimizer ({type(optimizer).__name__}) steps on none of the adapter's parameters, so the plan "
@@ -86,45 +110,61 @@ class Controller:
                 "several processes without it (DDP), or a method without a plan"
             )
         if self.step == 0:
-            for runner in self.runners:
-                runner.plan.policy.check(runner.scene)
+            if not any(handle.pruned for handle in self.handles.values()):  # such an adapter trains on at its ranks
+                for runner in self.runners:
+                    runner.plan.policy.check(runner.scene)
             gone = {name for runner in self.runners for name in runner.gone_early()}
             if self._training and self._training <= gone and not self.other_trainable:
                 raise TapertuneError(
                     "the plan freezes the whole adapter before the run is over, and nothing else trains: let its "
                     "schedule end later (a smaller schedule.cooldown), or limit policy.factors"
                 )
+        take_over(self)
         self._optimizer, self._still = optimizer, []
+        self._following = Following(optimizer, self._before_step, self._after_step) if follows else None
         for runner in self.runners:
             runner.refresh()
-        followed(optimizer)
-        if follows:
-            self._removers = [
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
-            ]
-        if self.step == 0 and self.events is not None:
-            self.events("start", 0, **self._describe())
+        self._hold_still(self.frozen)
+        self._rearrange()
+        if self.step == 0:
+            self.journal.begin(self._describe())
         return self
-
-    def _is_stepped_by(self, optimizer: Optimizer) -> bool:
-        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        training = [h.parameter for h in self.handles.values() if h.parameter.requires_grad]
-        return not training or any(id(parameter) in given for parameter in training)
 
     def count_step(self) -> None:
         """Counts a step of an optimizer of copies, which is attached to but not followed; no other."""
-        if self._optimizer is not None and not self._removers:
+        if self._optimizer is not None and self._following is None:
+            self.journal.flush()
             self.trainable_sum += self.trainable
             self.step += 1
 
     def detach(self) -> None:
         """Lets go of the optimizer. What is frozen stays frozen."""
-        for remover in self._removers:
-            remover.remove()
-        self._removers, self._optimizer = [], None
+        for hold in (self._following, self._rearranged):
+            if hold is not None:
+                hold.stop()
+        self._following = self._rearranged = self._optimizer = None
+        leave_work(self)
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def retire(self) -> None:
+        """Lets go of the optimizer for good: a later controller has the adapter."""
+        self.detach()
+        self._retired = True
+        self.journal.close()
+
+    def parameters(self) -> list[Parameter]:
+        """The parameters that the adapter has to itself."""
+        try:
+            return [handle.parameter for handle in self.handles.values() if not handle.shared]
+        except (KeyError, AttributeError):  # the adapter has been deleted
+            return []
+
+    @property
+    def inside(self) -> bool:
+        """Whether the optimizer is in a step."""
+        return self._following is not None and self._following.inside
+
+    def _before_step(self, optimizer: Any) -> None:
+        self.journal.flush()
         # a fused optimizer unscales by itself, and by itself leaves out a step whose gradients are not finite
         scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         if self.distributed:
@@ -132,21 +172,34 @@ class Controller:
         self._skipped = found is not None and bool(found)
         if self._skipped:
             return
+        self._look_for_gradients()
         for runner in self.runners:
             runner.penalise(1.0 if scale is None else scale)
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.trainable_sum += self.trainable
 
+    def _look_for_gradients(self) -> None:
+        """Looks for one that is not zero, until there is one; on an accelerator, which would be waited for, only where
+        a decision is due, and takes any for one before."""
+        if self._has_gradients or not self.runners:
+            return
+        due = any(runner.acts(self.step) for runner in self.runners)
+        gradients = [self.handles[name].parameter.grad for name in self.handles if name in self._training]
+        some = [gradient for gradient in gradients if gradient is not None]
+        self._unread = not due and any(gradient.device.type != "cpu" for gradient in some)
+        self._has_gradients = not self._unread and any(is_sharded(one) or bool(one.any()) for one in some)
+
     def _drop_frozen_gradients(self) -> None:
-        if len(self._still) != sum(len(runner.frozen) for runner in self.runners):
-            self._still = [self.handles[name].parameter for name in self.frozen]
+        if len(self._still) != len(self.handles) - len(self._training):
+            self._still = [handle.parameter for name, handle in self.handles.items() if name not in self._training]
         for parameter in self._still:
             parameter.grad = None
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, optimizer: Any) -> None:
         if self._skipped:
             return
+        self._stillness.restore()
         self._observe("after", getattr(optimizer, "grad_scale", None))
         self._act(lambda plan: plan.final_update)
         self.step += 1
@@ -158,13 +211,31 @@ class Controller:
 
     def _act(self, due: Callable[[Plan], bool]) -> None:
         for runner in self.runners:
-            if due(runner.plan):
+            if due(runner.plan) and runner.acts(self.step):
+                if not self._has_gradients and runner.wants_gradients(self.step):
+                    raise self._no_gradients()
                 runner.act(self.step, self._optimizer, self._report, [r for r in self.runners if r is not runner])
+
+    def _no_gradients(self) -> TapertuneError:
+        return no_gradients(f"by step {self.step} no factor of adapter {self.adapter!r}", self._optimizer)
+
+    def check_gradients(self) -> None:
+        """Raises TapertuneError where a plan that needs gradients has none, just before an optimizer should step."""
+        self._look_for_gradients()
+        needed = any(r.averages is not None or r.plan.penalties for r in self.runners)
+        if needed and not (self._has_gradients or self._unread):
+            raise self._no_gradients()
 
     def _report(self, type: str, step: int, **fields: Any) -> None:
         self._count()
-        if self.events is not None:
-            self.events(type, step, **fields, trainable=self.trainable)
+        self._hold_still(self.frozen)
+        self.journal.write(type, step, **fields, trainable=self.trainable)
+
+    def _hold_still(self, names: Iterable[str]) -> None:
+        """Keeps frozen factors in place under an optimizer that would move them without a gradient."""
+        names = list(names)
+        if names and self._optimizer is not None and keeps_copies(self._optimizer):
+            self._stillness.take(self.handles[name].parameter for name in names)
 
     # ---- what it knows -----------------------------------------------------------------------------------------------
 
@@ -218,43 +289,28 @@ class Controller:
         }
 
     def finish(self) -> None:
-        """Removes what has been pruned, unfolds, writes the ``end`` event and lets go of the optimizer."""
+        """Removes what has been pruned, unfolds, writes the ``end`` event and lets go of the optimizer. Nothing, where
+        a later controller has the adapter."""
+        if self._retired:
+            return
         last = max(self.step - 1, 0)
         for runner in self.runners:
             runner.finish(last, self._optimizer, self._report, [r for r in self.runners if r is not runner])
         for handle in self.handles.values():
             handle.unfold()
-        if self.events is not None:
-            self.events("end", self.step, trainable=self.trainable, average_trainable=self.average_trainable)
+        self.journal.write("end", self.step, trainable=self.trainable, average_trainable=self.average_trainable)
         self.detach()
 
     def _describe(self) -> dict[str, Any]:
-        factors = [
-            {
-                "name": name,
-                "module": handle.module,
-                "factor": handle.factor,
-                "layer": handle.layer,
-                "row": handle.row,
-                "kind": handle.kind,
-                "shape": list(handle.parameter.shape),
-                "trainable": name in self._training,
-            }
-            for name, handle in self.handles.items()
-        ]
         return {
             "method": self.method,
             "adapter": self.adapter,
             "total_steps": self.total_steps,
-            "plan": self._plan_json(),
-            "factors": factors,
+            "plan": as_json(self.plans),
+            "factors": describe(self.handles, self._training),
             "other_trainable": self.other_trainable,
             "trainable": self.trainable,
         }
-
-    def _plan_json(self) -> Any:
-        plans = [plan.to_dict() for plan in self.plans]
-        return (plans or [None])[0] if len(plans) < 2 else plans
 
     # ---- stop and resume ---------------------------------------------------------------------------------------------
 
@@ -271,18 +327,22 @@ class Controller:
             "json": {
                 "version": STATE_VERSION,
                 "method": self.method,
-                "plan": self._plan_json(),
+                "plan": as_json(self.plans),
                 "total_steps": self.total_steps,
                 "step": self.step,
                 "runners": [runner.state() for runner in self.runners],
+                "started": [name for name in self.handles if name in self._started],
+                "has_gradients": self._has_gradients,
+                "optimizer": layout(self._optimizer, self._names()),
                 "trainable_start": self.trainable_start,
                 "trainable_sum": self.trainable_sum,
-                "events": getattr(self.events, "count", None),
+                "events": self.journal.count,
             },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state, the model's weights being loaded already; freezes what was frozen then.
+        """Goes on from a saved state, the model's weights being loaded already; freezes what was frozen then, and
+        trains again what has frozen since. An optimizer that is made without frozen factors loads its state after this.
 
         Raises:
             TapertuneError: the state is of a newer schema, or of another plan, length or set of factors.
@@ -292,18 +352,41 @@ class Controller:
             raise TapertuneError(
                 f"controller state of schema {saved['version']}; this tapertune reads up to {STATE_VERSION}"
             )
-        mine = {"method": self.method, "plan": self._plan_json(), "total_steps": self.total_steps}
-        for key, value in mine.items():
-            if saved[key] != value:
-                raise TapertuneError(
-                    f"the saved run had {key} {saved[key]!r}, this one has {value!r}; they must be equal"
-                )
+        check_same_run(saved, self.method, self.plans, self.total_steps)
+        self.journal.resume(saved["step"], saved["events"])
         self.step, self.trainable_sum = saved["step"], saved["trainable_sum"]
         self.trainable_start = saved["trainable_start"]
+        self._has_gradients = saved.get("has_gradients", True)
+        self._started = set(saved.get("started", self._started))
+        self._train_again(self._started.difference(*(values["frozen"] for values in saved["runners"])))
         for i, (runner, values) in enumerate(zip(self.runners, saved["runners"], strict=True)):
             prefix = f"{i}."
             tensors = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
-            runner.load(values, tensors)
+            runner.load(values, tensors, self._started)
         for runner in self.runners:
             runner.fold()
+        self._still = []
+        self._hold_still(self.frozen)
+        self._saved_layout = saved.get("optimizer")
+        self._rearrange()
         self._count()
+
+    def _train_again(self, names: Collection[str]) -> None:
+        """Lets these factors train, and no others."""
+        for name, handle in self.handles.items():
+            handle.unfold()
+            if name in names and handle.frozen:
+                handle.thaw()
+            self._settle(handle)
+        self._training.clear()
+        self._training.update(names)
+
+    def _names(self) -> dict[int, str]:
+        return {id(handle.parameter): name for name, handle in self.handles.items()}
+
+    def _rearrange(self) -> None:
+        if self._rearranged is not None:
+            self._rearranged.stop()
+        self._rearranged = None
+        if self._saved_layout and self._optimizer is not None:
+            self._rearranged = Rearranged(self._optimizer, self._saved_layout, self._names())

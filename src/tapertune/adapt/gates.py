@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ..errors import TapertuneError
 from .actuators import Handle, mask, shrink, take
 from .components import Group
+from .optimizers import Cut, cut_state, groups, uncuttable
 from .sharding import whole
 
 Cuts = dict[str, tuple[int, Tensor]]
@@ -52,7 +53,7 @@ class Gates:
         if keep:
             mask([self.handles[name].parameter for name in keep], list(keep.values()))
 
-    def shrink(self, threshold: float, form: str, training: set[str], rates: Optimizer | None = None) -> None:
+    def shrink(self, threshold: float, form: str, training: set[str], rates: Any | None = None) -> None:
         """Soft-thresholds the gates that train.
 
         Args:
@@ -61,7 +62,7 @@ class Gates:
             rates: an optimizer whose learning rate for a gate multiplies the threshold; none: 1.
         """
         alike: dict[float, list[nn.Parameter]] = {}
-        known = {} if rates is None else {id(p): float(g["lr"]) for g in rates.param_groups for p in g["params"]}
+        known = {} if rates is None else {id(p): float(g["lr"]) for g in groups(rates) for p in g["params"]}
         for gate in (self.handles[group.gate].parameter for group in self.groups if group.gate in training):
             if rates is not None and id(gate) not in known:
                 raise TapertuneError("policy.times_lr needs the gates among the optimizer's parameters")
@@ -69,13 +70,18 @@ class Gates:
         for rate, gates in alike.items():
             shrink(gates, threshold * rate, form)
 
+    def uncuttable(self, optimizer: Any) -> str | None:
+        """Where an optimizer keeps what no one can cut with the factors, or None."""
+        parameters = [(self.handles[n].parameter, axis) for along in self._along.values() for n, axis in along]
+        return uncuttable(optimizer, [Cut(p, axis, torch.zeros(0, dtype=torch.long)) for p, axis in parameters])
+
     @torch.no_grad()
-    def cut(self, keep: Mapping[str, Tensor], optimizer: Optimizer | None) -> Cuts:
+    def cut(self, keep: Mapping[str, Tensor], optimizer: Any | None) -> Cuts:
         """Removes components, with what the optimizer knows of them.
 
         Args:
             keep: by gate, the components that stay; of other gates those that are not zero do.
-            optimizer: of the factors.
+            optimizer: of the factors, which may be one of several.
         """
         names = list(keep)
         chosen = dict(zip(names, _flags(keep[name] for name in names), strict=True))
@@ -87,8 +93,11 @@ class Gates:
         cuts = Cuts()
         for gate, index in zip(stays, self._indices(stays), strict=True):
             cuts.update((name, (axis, index)) for name, axis in self._along[gate])
-        for name, (axis, index) in cuts.items():
-            take(self.handles[name].parameter, axis, index, optimizer)
+        parts = [Cut(self.handles[name].parameter, axis, index) for name, (axis, index) in cuts.items()]
+        if optimizer is not None:
+            cut_state(optimizer, parts)
+        for part in parts:
+            take(*part)
         return cuts
 
     def _indices(self, by_gate: Mapping[str, Sequence[int]]) -> Sequence[Tensor]:

@@ -41,7 +41,8 @@ class _Importance:
     def __post_init__(self) -> None:
         check_range("importance.beta1", self.beta1, 0, 1)
         check_range("importance.beta2", self.beta2, 0, 1)
-        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
+        number = isinstance(self.window, int) and not isinstance(self.window, bool)
+        if self.window is not None and (not number or self.window < 1):
             raise bad_value("importance.window", self.window, "a positive whole number of steps, or null")
 
     def weigh(self, gradients: list[Tensor], parameters: list[Tensor]) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import bad_value
 from .sharding import like, whole
-from .spec import check_range, spec
+from .spec import check_name, check_range, factor_names, spec
 from .stacked import Memory, Module, Stack, Term, batches
 
 FORMS = ("squared_sum", "norm_mean")
@@ -51,12 +51,13 @@ class Orthogonality:
     form: str = "squared_sum"
 
     def __post_init__(self) -> None:
-        check_range("penalty.weight", self.weight, 0, float("inf"))
+        check_range("penalty.weight", self.weight, 0)
         if self.form not in FORMS:
             raise bad_value("penalty.form", self.form, "one of " + ", ".join(FORMS))
-        for name in ("rows", "columns", "row_products", "column_products"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in value))
+        for name in ("rows", "columns"):
+            object.__setattr__(self, name, factor_names(f"penalty.{name}", getattr(self, name)))
+        for name in ("row_products", "column_products"):
+            object.__setattr__(self, name, _pairs(f"penalty.{name}", getattr(self, name)))
 
     @torch.no_grad()
     def value(self, modules: Sequence[Module]) -> Tensor:
@@ -104,6 +105,15 @@ class Orthogonality:
         ]
 
 
+def _pairs(field: str, value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(pair, list | tuple) for pair in value):
+        raise bad_value(field, value, "a list of pairs of factor names")
+    pairs = tuple(factor_names(field, pair) for pair in value)
+    if any(len(pair) != 2 for pair in pairs):
+        raise bad_value(field, value, "a list of pairs of factor names")
+    return cast("tuple[tuple[str, str], ...]", pairs)
+
+
 def _norms(matrices: Tensor) -> Tensor:
     return matrices.flatten(1).norm(dim=1)
 
@@ -122,7 +132,8 @@ class L1:
     gate: str = "g"
 
     def __post_init__(self) -> None:
-        check_range("penalty.weight", self.weight, 0, float("inf"))
+        check_range("penalty.weight", self.weight, 0)
+        check_name("penalty.gate", self.gate)
 
     @torch.no_grad()
     def value(self, modules: Sequence[Module]) -> Tensor:

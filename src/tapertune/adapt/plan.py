@@ -105,6 +105,12 @@ def make_plans(data: Spec | None) -> list[Plan]:
     return [Plan.from_dict(part) for part in ([data] if isinstance(data, Mapping) else data)]
 
 
+def as_json(plans: Sequence[Plan]) -> Any:
+    """Plans as JSON values from which ``make_plans`` makes them again: None for none, a list for several."""
+    dictionaries = [plan.to_dict() for plan in plans]
+    return (dictionaries or [None])[0] if len(dictionaries) < 2 else dictionaries
+
+
 def merge(default: Spec | None, override: Spec | None) -> Any:
     """A method's default plan with a user's changes laid over it, piece by piece.
 

@@ -13,7 +13,7 @@ from .bottom_up import BottomUp
 from .components import component_scores, group_by_gate
 from .decision import Decision, Plain, Scene, module_of
 from .importance import Scores
-from .spec import check_range, spec
+from .spec import check_count, check_flag, check_name, check_range, factor_names, spec
 
 # ---- freezing --------------------------------------------------------------------------------------------------------
 
@@ -34,13 +34,9 @@ class _Freezing(Plain):
 
     def __post_init__(self) -> None:
         for name in ("freeze_vectors", "fold"):
-            if not isinstance(getattr(self, name), bool):
-                raise bad_value(f"policy.{name}", getattr(self, name), "true or false")
-        if self.factors is None:
-            return
-        if isinstance(self.factors, str) or not all(isinstance(f, str) for f in self.factors):
-            raise bad_value("policy.factors", self.factors, "a list of factor names, or null for every matrix")
-        object.__setattr__(self, "factors", tuple(self.factors))
+            check_flag(f"policy.{name}", getattr(self, name))
+        if self.factors is not None:
+            object.__setattr__(self, "factors", factor_names("policy.factors", self.factors))
 
     def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
         _check_factors("policy.factors", self.factors, handles)
@@ -128,10 +124,10 @@ class RankBudget(Plain):
     settles = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.target, int) or isinstance(self.target, bool) or self.target < 1:
-            raise bad_value("policy.target", self.target, "a positive whole number")
+        check_name("policy.gate", self.gate)
+        check_count("policy.target", self.target)
         if self.scored is not None:
-            object.__setattr__(self, "scored", tuple(self.scored))
+            object.__setattr__(self, "scored", factor_names("policy.scored", self.scored))
 
     def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
         _check_factors("policy.scored", self.scored, handles)
@@ -149,7 +145,9 @@ class RankBudget(Plain):
             raise bad_value("target rank", self.target, f"less than the mean initial rank, {mean:g}")
 
     def _counts(self, handle: Handle, training: set[str]) -> bool:
-        return handle.name in training and (self.scored is None or handle.factor in self.scored)
+        # what an earlier run has left without ranks does not train, but its part of the budget is the others'
+        here = handle.name in training or not handle.parameter.numel()
+        return here and (self.scored is None or handle.factor in self.scored)
 
     def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
         """
@@ -199,7 +197,9 @@ class Proximal(Plain):
     times_lr: bool = False
 
     def __post_init__(self) -> None:
-        check_range("policy.threshold", self.threshold, 0, float("inf"))
+        check_name("policy.gate", self.gate)
+        check_range("policy.threshold", self.threshold, 0)
+        check_flag("policy.times_lr", self.times_lr)
         if self.form not in FORMS:
             raise unknown("policy.form", self.form, FORMS)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ..errors import TapertuneError
 from .actuators import Handle, freeze
@@ -16,6 +16,7 @@ from .averages import Averages
 from .decision import Decision
 from .gates import Gates
 from .importance import Scores
+from .optimizers import forget
 from .plan import Plan
 from .stacked import Module
 
@@ -48,6 +49,7 @@ class Runner:
         self.frozen: dict[str, int] = {}
         self.compacted = False
         self.removed = False
+        self._masks = False
         self.ranks = self._sizes = self.gates.sizes()
         self._looked = -_LOOK
         self.final: Decision | None = None
@@ -87,15 +89,21 @@ class Runner:
             self._watched = [self.handles[name].parameter for name in self.averages.names]
         self.averages.observe(step, self._watched, inverse_scale)
 
-    def act(
-        self, step: int, optimizer: Optimizer | None, report: Callable[..., None], others: Sequence[Runner]
-    ) -> None:
+    def acts(self, step: int) -> bool:
+        """Whether there is something to do at this step."""
+        here = self.averages.names if self.averages is not None else self.scene.groups or self.scene.bundles
+        return bool(here) and not self.compacted and self.plan.schedule.acts(step, self.total_steps)
+
+    def wants_gradients(self, step: int) -> bool:
+        """Whether acting at this step makes no sense if no gradient has been there so far."""
+        decides = self.averages is not None and self.plan.schedule.remaining(step, self.total_steps) < 1
+        # where adapters take turns, the first steps may be another's
+        return decides or (step >= 2 and (self.averages is not None or bool(self.plan.penalties)))
+
+    def act(self, step: int, optimizer: Any | None, report: Callable[..., None], others: Sequence[Runner]) -> None:
         """Lets the policy decide if the schedule acts at this step, and does what it says."""
-        schedule, scene = self.plan.schedule, self.scene
-        acts = self.averages or scene.groups or scene.bundles
-        if self.compacted or not schedule.acts(step, self.total_steps) or not acts:
-            return
-        if self.averages is not None and not self.averages.names:
+        schedule = self.plan.schedule
+        if not self.acts(step):
             return
         if self.final is not None:
             self.gates.mask(self.final.keep)
@@ -118,9 +126,7 @@ class Runner:
         if settled and decision.shrink is None:
             self.final = decision
 
-    def finish(
-        self, step: int, optimizer: Optimizer | None, report: Callable[..., None], others: Sequence[Runner]
-    ) -> None:
+    def finish(self, step: int, optimizer: Any | None, report: Callable[..., None], others: Sequence[Runner]) -> None:
         """At the end of the run: removes what has been pruned, and says so.
 
         Only after a decision: a gate that starts at zero and has not trained yet is no pruned one.
@@ -128,11 +134,11 @@ class Runner:
         if self.compacted:
             return
         moved = self._looked >= 0  # by a threshold, perhaps since the last look
-        cut = (moved or self.ranks != self.gates.sizes()) and self.compact(optimizer, others)
+        cut = (moved or self.ranks != self.gates.sizes()) and self.compact(optimizer, others, last=True)
         if cut or moved:
             self._report_ranks(step, Decision(), self.plan.schedule.remaining(step, self.total_steps), report)
 
-    def _freeze(self, names: Sequence[str], step: int, optimizer: Optimizer | None) -> None:
+    def _freeze(self, names: Sequence[str], step: int, optimizer: Any | None) -> None:
         freeze((self.handles[n] for n in names), optimizer, keep_requires_grad=self.distributed)
         self.training.difference_update(names)
         if self.averages is not None:
@@ -171,7 +177,7 @@ class Runner:
         frozen = {h.module: h for h in self.handles.values() if h.module not in trains}
         return sum(handle.fold() for handle in frozen.values())
 
-    def _move(self, decision: Decision, optimizer: Optimizer | None) -> None:
+    def _move(self, decision: Decision, optimizer: Any | None) -> None:
         """Does to gates what was decided."""
         self.gates.mask(decision.keep)
         if decision.shrink is not None:
@@ -188,12 +194,12 @@ class Runner:
         self._looked = step
         return True
 
-    def _prune(self, decision: Decision, settled: bool, optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
+    def _prune(self, decision: Decision, settled: bool, optimizer: Any | None, others: Sequence[Runner]) -> bool:
         """Removes what is to go now; whether ranks may have changed."""
         gated = bool(decision.keep) or decision.shrink is not None
         if settled and self.plan.policy.settles:
             return self.compact(optimizer, others) or gated
-        if gated and self.plan.compact == "on_event":
+        if gated and self.plan.compact == "on_event" and self._may_cut(optimizer):
             self._cut(decision.keep, optimizer, others)
         return gated
 
@@ -208,25 +214,48 @@ class Runner:
             budget=None if decision.budget is None else decision.budget + frozen, removed=self.removed,
         )  # fmt: skip
 
-    def compact(self, optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
-        """Removes for good what is pruned now, unless the plan or distributed training keeps it masked; whether
-        anything was."""
-        if self.plan.compact == "never" or self.distributed or not self.scene.groups:
+    def compact(self, optimizer: Any | None, others: Sequence[Runner], *, last: bool = False) -> bool:
+        """Removes for good what is pruned now, unless the plan, the optimizer or distributed training keeps it masked;
+        whether anything was. Nothing steps after the ``last`` time, so that the optimizer does not matter then."""
+        if self.plan.compact == "never" or not self.scene.groups or not (last or self._may_cut(optimizer)):
+            return False
+        if self.distributed:
             return False
         self.compacted = True
         return self._cut({}, optimizer, others)
 
-    def _cut(self, keep: Mapping[str, Tensor], optimizer: Optimizer | None, others: Sequence[Runner]) -> bool:
-        """Removes rank components, as ``Gates.cut`` does, from averages too; whether there were any to remove."""
+    def _may_cut(self, optimizer: Any | None) -> bool:
+        """Whether ranks can be removed from under the optimizer; says once why not."""
         if self.distributed:
             return False
+        place = None if optimizer is None else self.gates.uncuttable(optimizer)
+        if place is not None and not self._masks:
+            self._masks = True
+            warnings.warn(
+                f"the optimizer keeps tensors in {place} that cannot be cut with the factors: pruned ranks stay masked "
+                "until the end of the run",
+                stacklevel=2,
+            )
+        return place is None
+
+    def _cut(self, keep: Mapping[str, Tensor], optimizer: Any | None, others: Sequence[Runner]) -> bool:
+        """Removes rank components, as ``Gates.cut`` does, from averages too; whether there were any to remove."""
         cuts = self.gates.cut(keep, optimizer)
+        self._leave([self.handles[name] for name in cuts if not self.handles[name].parameter.numel()], optimizer)
         for runner in (self, *others):
             if cuts and runner.averages is not None:
                 runner.averages.take(cuts)
                 runner.final = None
         self.removed = self.removed or bool(cuts)
         return bool(cuts)
+
+    def _leave(self, empty: Sequence[Handle], optimizer: Any | None) -> None:
+        """Lets factors without elements leave training: optimizers divide by the number of elements."""
+        for handle in empty:
+            handle.settle()
+            handle.parameter.grad = None
+        if optimizer is not None and empty:
+            forget(optimizer, [handle.parameter for handle in empty])
 
     # ---- stop and resume ---------------------------------------------------------------------------------------------
 
@@ -243,16 +272,17 @@ class Runner:
             "sizes": {group.gate: group.size for group in self.scene.groups},
         }
 
-    def load(self, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def load(self, saved: dict[str, Any], tensors: dict[str, Tensor], started: set[str]) -> None:
+        """Goes on from a saved state; ``started`` names the factors that trained when the run began."""
         unknown = [name for name in saved["watched"] if name not in self.handles]
         if unknown:
             raise TapertuneError(f"the saved run watched {unknown[0]!r}, which this model's adapter does not have")
-        # the model may have been pruned when it was loaded, so how it started is known from the saved state alone
+        # the model may have been frozen and pruned when it was loaded, so how it started is known from the saved state
         sizes = saved.get("sizes", {})
-        groups = tuple(dataclasses.replace(g, size=sizes.get(g.gate, g.size)) for g in self.scene.groups)
-        self.scene = dataclasses.replace(
-            self.scene, watched=tuple(saved["watched"]), groups=groups, total=saved["total"]
-        )
+        scene = self.plan.policy.scene(self.handles, started)
+        groups = tuple(dataclasses.replace(g, size=sizes.get(g.gate, g.size)) for g in scene.groups)
+        self.scene = dataclasses.replace(scene, watched=tuple(saved["watched"]), groups=groups, total=saved["total"])
+        self.gates = Gates(self.handles, groups)
         self.frozen = {name: int(step) for name, step in saved["frozen"].items()}
         self.compacted, self.ranks = saved["compacted"], dict(saved["ranks"])
         self.removed, self._sizes = saved.get("removed", self.compacted), self.gates.sizes()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import TapertuneError, bad_value
-from .spec import check_range, spec
+from .spec import check_count, check_range, spec
 
 Duration = int | float
 
@@ -59,8 +59,7 @@ class _Ramp:
     def __post_init__(self) -> None:
         for name in ("warmup", "cooldown"):
             check_duration(f"schedule.{name}", getattr(self, name))
-        if not isinstance(self.every, int) or self.every < 1:
-            raise bad_value("schedule.every", self.every, "a positive whole number of steps")
+        check_count("schedule.every", self.every, " of steps")
 
     def check(self, total: int) -> None:
         start, end = self._ends(total)
@@ -132,8 +131,7 @@ class Constant:
 
     def __post_init__(self) -> None:
         check_range("schedule.value", self.value, 0, 1)
-        if not isinstance(self.every, int) or self.every < 1:
-            raise bad_value("schedule.every", self.every, "a positive whole number of steps")
+        check_count("schedule.every", self.every, " of steps")
 
     def check(self, total: int) -> None:
         return None
@@ -162,6 +160,8 @@ class Join:
     boundaries: tuple[Duration, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.boundaries, list | tuple):
+            raise bad_value("schedule.boundaries", self.boundaries, "a list of durations")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         if not self.parts or len(self.boundaries) != len(self.parts) - 1:
             raise bad_value("schedule.boundaries", list(self.boundaries), f"{len(self.parts) - 1} durations")
@@ -198,5 +198,5 @@ class Join:
 
 def check_duration(field: str, value: Duration) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or value < 0 or (isinstance(value, float) and value > 1):
+    if not number or not value >= 0 or (isinstance(value, float) and value > 1):
         raise bad_value(field, value, "a whole number of steps, or a fraction of the run from 0.0 to 1.0")

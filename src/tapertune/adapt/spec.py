@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -29,10 +30,13 @@ def to_dict(piece: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"kind": kind}
     for field in dataclasses.fields(piece):
         value = getattr(piece, field.name)
-        if field.name == nested:
-            value = [to_dict(part) for part in value]
-        out[field.name] = list(value) if isinstance(value, tuple) else value
+        out[field.name] = [to_dict(part) for part in value] if field.name == nested else _as_json(value)
     return out
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON gives it back: tuples as lists, however deep."""
+    return [_as_json(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 def from_dict(what: str, kinds: tuple[type, ...], data: Any) -> Any:
@@ -69,6 +73,36 @@ def from_dict(what: str, kinds: tuple[type, ...], data: Any) -> Any:
         raise TapertuneError(f"{what} ({kind}): {error}") from error
 
 
-def check_range(field: str, value: Any, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise bad_value(field, value, f"a number from {low:g} to {high:g}")
+def check_range(field: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises TapertuneError for what is no finite number from ``low`` to ``high``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or math.isinf(value):
+        wanted = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number, {low:g} or more"
+        raise bad_value(field, value, wanted)
+
+
+def check_count(field: str, value: Any, of: str = "") -> None:
+    """Raises TapertuneError for what is no positive whole number (``of``: of what, such as " of steps")."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise bad_value(field, value, f"a positive whole number{of}")
+
+
+def check_flag(field: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise bad_value(field, value, "true or false")
+
+
+def check_name(field: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise bad_value(field, value, "a factor's name")
+
+
+def factor_names(field: str, value: Any) -> tuple[str, ...]:
+    """A list of factors' names as a tuple.
+
+    Raises:
+        TapertuneError: something else, such as one name by itself.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise bad_value(field, value, "a list of factor names")
+    return tuple(value)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TapertuneError
+from ..redaction import hide_in_text
 from .bench import bench
 from .demo import demo
 from .evaluate import evaluate
@@ -109,7 +110,7 @@ def _help_command(error: Exception) -> str:
 def _fail(message: str, code: int) -> int:
     if _debug() and code != INTERRUPTED:
         traceback.print_exc()
-    typer.secho("error: " + " ".join(message.split()), fg=typer.colors.RED, err=True)
+    typer.secho("error: " + hide_in_text(" ".join(message.split())), fg=typer.colors.RED, err=True)
     return code
 
 

@@ -18,9 +18,10 @@ def validate(
         typer.Argument(metavar="[FILE]...", help="Run files (YAML) or recipes. [default: every recipe]"),
     ] = None,
 ) -> None:
-    """Check run files, nothing is trained: keys, values, and whether the adapter fits the model.
+    """Check run files, nothing is trained: keys, values, data files, and whether the adapter fits the model.
 
-    The last needs the model's sizes, which are known for those that recipes use; no weights are read.
+    The last needs the model's sizes, which are known for those that recipes use; no weights are read. Of data files the
+    first rows are read, and nothing of what is on the hub.
     """
     from ..cost.recipes import check_recipe
     from ..runfile.recipes import recipe_files, run_file
@@ -29,7 +30,9 @@ def validate(
     wrong = 0
     for name in names:
         try:
-            line = _good(check_recipe(run_file(name)))
+            recipe = check_recipe(run_file(name))
+            _check_files(recipe)
+            line = _good(recipe)
         except TapertuneError as error:
             wrong += 1
             named = str(error).startswith(name)  # problems with the file itself begin with its name
@@ -38,6 +41,13 @@ def validate(
             typer.echo(f"{name}: ok{line}")
     if wrong:
         raise TapertuneError(f"{wrong} of {len(names)} run files cannot be used")
+
+
+def _check_files(recipe: Recipe) -> None:
+    from ..tasks.data import check_files
+
+    task = recipe.settings.task
+    check_files(task.declaration(), data=task.data, train=task.train, validation=task.validation, form=task.form)
 
 
 def _good(recipe: Recipe) -> str:

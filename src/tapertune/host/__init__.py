@@ -7,8 +7,9 @@ from .config import ChainConfig, config_class, make_config
 from .handles import FactorHandle, adapter_handles
 from .keeping import updates_kept
 from .layer import ChainLayer, layer_class
-from .model import ChainTuner, adapt_model, find_config, tuner_class
+from .model import ChainTuner, adapt_model, tuner_class
 from .registration import register
+from .search import adapted_parts, find_config
 
 register()
 unfollowed.install()
@@ -19,6 +20,7 @@ __all__ = [
     "ChainTuner",
     "FactorHandle",
     "adapt_model",
+    "adapted_parts",
     "adapter_handles",
     "config_class",
     "find_config",

@@ -27,6 +27,9 @@ class ChainConfig(PeftConfig):
     """
 
     method: ClassVar[str]
+    # PEFT's helpers for one initialisation of LoRA ask for these, and refuse what is not theirs
+    init_lora_weights: ClassVar[None] = None
+    lora_ga_config: ClassVar[None] = None
 
     target_modules: list[str] | set[str] | str | None = field(
         default=None,
@@ -58,6 +61,10 @@ class ChainConfig(PeftConfig):
     )
     ranks: dict[str, int] = field(
         default_factory=dict, metadata={"help": "ranks after pruning, by module; written when the adapter is saved"}
+    )
+    adapted_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "paths of all modules, where frozen or ranks name some; written when the adapter is saved"},
     )
     shared_sizes: dict[str, int] = field(
         default_factory=dict,

@@ -13,8 +13,8 @@ from ..methods import Matrix
 from . import folding
 from .config import ChainConfig
 from .layer import ChainLayer
-from .model import find_config
 from .naming import layer_index, row_label
+from .search import AdaptedPart, adapted_parts
 
 _LOOKING = "_looking_for_gradients"
 
@@ -40,11 +40,47 @@ class FactorHandle:
     def parameter(self) -> nn.Parameter:
         return self.home.factor(self.adapter, self.factor)
 
+    @property
+    def _weights(self) -> str:
+        """How PEFT calls what holds the factor."""
+        return self.home.method.prefix + self.factor
+
+    @property
+    def frozen(self) -> bool:
+        return self._weights in self.home.frozen_peft_weight_names.get(self.adapter, ())
+
+    @property
+    def pruned(self) -> bool:
+        return self.home.rank(self.adapter) != getattr(self.config, self.config.row.rank)
+
     def freeze(self) -> None:
         self.home.hold(self.adapter, [self.factor])
-        frozen = self.config.frozen.setdefault(self.module, [])
-        if self.factor not in frozen:
-            frozen.append(self.factor)
+        frozen = {*self.config.frozen.get(self.home.module_path, ()), self.factor}
+        # in the chain's order, in whatever order they have frozen, so that equal runs write equal files
+        order = self.home.chains[self.adapter].names
+        self.config.frozen[self.home.module_path] = [name for name in order if name in frozen]
+
+    def thaw(self) -> None:
+        self._release()
+        left = [name for name in self.config.frozen.pop(self.home.module_path, []) if name != self.factor]
+        if left:
+            self.config.frozen[self.home.module_path] = left
+
+    def settle(self) -> None:
+        if not self.parameter.numel():
+            self.home.hold(self.adapter, [self.factor])
+        elif self.frozen and self.factor not in self.config.frozen.get(self.home.module_path, ()) and self._may_train:
+            self._release()
+
+    @property
+    def _may_train(self) -> bool:
+        row = self.config.row
+        return not self.shared and row.trains(self.config.settings(), self.factor, self.kind)
+
+    def _release(self) -> None:
+        held = self.home.frozen_peft_weight_names.get(self.adapter, ())
+        self.home.frozen_peft_weight_names[self.adapter] = tuple(name for name in held if name != self._weights)
+        self.parameter.requires_grad_(True)
 
     def fold(self) -> bool:
         return folding.fold(self.home, self.adapter)
@@ -77,26 +113,32 @@ def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
 def adapter_handles(model: nn.Module, adapter_name: str = "default") -> list[FactorHandle]:
     """The factors of a model's adapter, module by module in the model's order.
 
+    The adapter may be in a part of the model, or in several; of several, the names begin with the part's path.
+
     Raises:
-        TapertuneError: the model has no such adapter, or it is not one of ours.
+        TapertuneError: the model has no such adapter, it is not one of ours, or it is several that differ.
     """
-    config = find_config(model, adapter_name)
+    parts = adapted_parts(model, adapter_name)
+    return [handle for part in parts for handle in _handles(part, adapter_name, f"{part.path}." if parts[1:] else "")]
+
+
+def _handles(part: AdaptedPart, adapter_name: str, prefix: str) -> list[FactorHandle]:
     return [
         FactorHandle(
-            name=f"{layer.module_path}.{factor.name}",
-            module=layer.module_path,
+            name=f"{prefix}{layer.module_path}.{factor.name}",
+            module=prefix + layer.module_path,
             factor=factor.name,
             layer=layer_index(layer.module_path),
-            row=row_label(layer.module_path, factor.name),
+            row=prefix + row_label(layer.module_path, factor.name),
             kind=layer.kind,
             matrix=isinstance(factor, Matrix),
             shared=isinstance(factor, Matrix) and factor.shared,
             symbols=factor.symbols,
             home=layer,
             adapter=adapter_name,
-            config=config,
+            config=part.config,
         )
-        for layer in model.modules()
+        for layer in part.module.modules()
         if isinstance(layer, ChainLayer) and adapter_name in layer.chains
         for factor in layer.chains[adapter_name]
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..adapt.unfollowed import expects_a_controller
 from ..errors import TapertuneError
-from ..kernels import KERNELS, ONE_NODE, InputDropout, keep_mask, kernel_name
+from ..kernels import KERNELS, ONE_NODE, InputDropout, keep_mask, kernel_name, transformed
 from ..methods import Chain, Diagonal, Factor, Method, get_method
 from .config import ChainConfig
 from .folding import folded, folded_forward
@@ -23,6 +25,9 @@ from .holders import FactorWeight, SharedWeight, is_shared, shared_weights
 from .naming import module_kind
 from .nodes import Bound, bind, fuse, in_parts, joinable, narrows, parts
 from .siblings import Siblings
+
+BASE_ROWS = "__base__"
+"""Names the base model in ``adapter_names``, as in PEFT."""
 
 
 class ChainLayer(nn.Module, BaseTunerLayer):
@@ -37,6 +42,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     """
 
     method: Method  # of the class made by layer_class
+    cast_input_dtype_enabled = True  # PEFT's disable_input_dtype_casting sets it on layers
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: ChainConfig, current_key: str, **quantization: Any
@@ -145,7 +151,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     # ---- forward and merge -------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not (args or kwargs or torch.compiler.is_compiling()):
+        if not (args or kwargs or torch.compiler.is_compiling() or transformed()):
             if folded(self) is not None and (one := folded_forward(self, x)) is not None:
                 return one
             bound = bind(self)
@@ -165,24 +171,46 @@ class ChainLayer(nn.Module, BaseTunerLayer):
 
     def _apart(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base layer and adapters one after another."""
+        rows = kwargs.pop("adapter_names", None)
+        if rows is not None and not self.disable_adapters:
+            return self._by_row(x, rows, *args, **kwargs)
         if self.disable_adapters or self.merged:
             if self.disable_adapters and self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
         names = self.acting()
+        result = self._base_output(x, *args, **kwargs)
+        dtype = result.dtype
+        for name in names:
+            result = result + self._update(x, name, alone=len(names) > 1).to(dtype)
+        return result
+
+    def _base_output(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        dtype = result.dtype
+        return result
+
+    def _update(self, x: Tensor, name: str, alone: bool) -> Tensor:
+        """What an adapter adds for x. ``alone``: with a dropout mask that no other layer shares."""
         kernel = kernel_name()
-        run = KERNELS[kernel]
-        for name in names:
-            chain, tensors = self.chains[name], self.tensors(name)
-            first = tensors[chain.names[0]]
-            as_it_is = kernel in ONE_NODE and narrows(x, first)
-            adapter_input = x if as_it_is else self._cast_input_dtype(x, first.dtype)
-            adapter_input = self._dropped(x, adapter_input, name, alone=len(names) > 1)
-            result = result + run(chain, adapter_input, tensors, self.scaling[name]).to(dtype)
+        chain, tensors = self.chains[name], self.tensors(name)
+        first = tensors[chain.names[0]]
+        as_it_is = kernel in ONE_NODE and narrows(x, first)
+        adapter_input = x if as_it_is else self._cast_input_dtype(x, first.dtype)
+        adapter_input = self._dropped(x, adapter_input, name, alone=alone)
+        return KERNELS[kernel](chain, adapter_input, tensors, self.scaling[name])
+
+    def _by_row(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Each row of x with the adapter that is named for it."""
+        if len(names) != len(x):
+            raise TapertuneError(f"adapter_names names {len(names)} adapters, for an input of {len(x)} rows")
+        result = self._base_output(x, *args, **kwargs)
+        for name in dict.fromkeys(names):
+            if name in self.chains:
+                rows = torch.tensor([i for i, other in enumerate(names) if other == name], device=x.device)
+                update = self._update(x.index_select(0, rows), name, alone=True).to(result.dtype)
+                result = result.index_add(0, rows, update)
         return result
 
     @property
@@ -199,7 +227,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         dropout = self.dropout(adapter_name)
         if dropout is None:
             return adapter_input
-        if alone or torch.compiler.is_compiling():
+        if alone or torch.compiler.is_compiling() or transformed():
             return dropout(adapter_input)
         return dropout.under(adapter_input, self._mask(x, adapter_name))
 
@@ -304,7 +332,9 @@ class ChainLayer(nn.Module, BaseTunerLayer):
 def layer_class(name: str) -> type[ChainLayer]:
     """The layer class of a method; PEFT tells methods apart by class."""
     row = get_method(name)
-    return type(f"{row.title}Layer", (ChainLayer,), {"method": row, "__module__": __name__})
+    cls = type(f"{row.title}Layer", (ChainLayer,), {"method": row, "__module__": __name__})
+    setattr(sys.modules[__name__], cls.__name__, cls)  # where pickle looks for it
+    return cls
 
 
 def adaptable(module: nn.Module) -> bool:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from peft.mapping_func import get_peft_model
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _get_in_out_features, _maybe_include_all_linear_layers
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    BaseTunerLayer,
+    _ExcludedModule,
+    _get_in_out_features,
+    _maybe_include_all_linear_layers,
+)
 from peft.utils.quantization_utils import get_quantization_kwargs
 from torch import nn
 
-from ..errors import TapertuneError, nearest
+from ..errors import TapertuneError
 from ..methods import Matrix, get_method
 from .config import ChainConfig
+from .fast_path import leave_fast_path, rejoin_fast_path
 from .layer import ChainLayer, adaptable, layer_class
 from .layout import keep_layout
+from .mixed_batch import rows_by_adapter
 from .naming import TARGETS
+from .renamed import rename_modules
 from .siblings import link
+from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
 
 
 class ChainTuner(BaseTuner):
@@ -35,34 +48,78 @@ class ChainTuner(BaseTuner):
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        self._check_targets(peft_config, model)
+        targets = peft_config.target_modules
+        if is_all_linear(targets):
+            # PEFT spells it out only later; what cannot be adapted, PEFT's LoRA refuses or adapts in vain
+            known = {name for name, module in model.named_modules() if isinstance(module, self.tuner_layer_cls)}
+            _maybe_include_all_linear_layers(peft_config, model)
+            # beside an adapter that is there already PEFT sees no linear layers
+            linear = known | set(peft_config.target_modules)
+            peft_config.target_modules = {name for name in linear if not in_attention(model, name)}
+        elif isinstance(targets, str):
+            check_pattern(targets, functools.partial(self._check_target_module_exists, peft_config), model)
+        elif not self._is_default(targets, model):
+            # a default list covers an architecture's variants; of a list that someone wrote, nothing is left out unsaid
+            check_names(targets, model)
+        matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
+        modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
+        check_called(modules, model)
+        rename_modules(peft_config, list(modules))
+        self._share(peft_config, modules.values())
+
+    def _share(self, peft_config: Any, modules: Iterable[nn.Module]) -> None:
+        """Sizes the projections that all modules share."""
         peft_config.projections.clear()
         chain = peft_config.row.chain(peft_config.settings())
         if any(isinstance(f, Matrix) and f.shared for f in chain) and not peft_config.shared_sizes:
-            # 'all-linear' is spelled out by PEFT only later
-            peft_config = _maybe_include_all_linear_layers(peft_config, model)
-            matches = [m for name, m in model.named_modules() if self._check_target_module_exists(peft_config, name)]
-            widths = [_get_in_out_features(_base(m)) for m in matches if adaptable(_base(m))]
+            widths = [_get_in_out_features(_base(module)) for module in modules]
             for symbol, sides in zip(("d_in", "d_out"), zip(*widths, strict=True), strict=False):
                 peft_config.shared_sizes[symbol] = max(sides)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        keep_layout(model, trains=not self.peft_config[adapter_name].inference_mode)
+        config: Any = self.peft_config[adapter_name]
+        targets = config.target_modules
+        keep_layout(model, trains=not config.inference_mode)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         link(model, self.tuner_layer_cls)
+        leave_fast_path(model)
+        if not config.inference_mode:
+            exists = functools.partial(self._check_target_module_exists, config)
+            warn_of_rest(targets, model, exists, excluded=lambda name: isinstance(exists(name), _ExcludedModule))
 
-    def _check_targets(self, peft_config: Any, model: nn.Module) -> None:
-        targets = peft_config.target_modules
-        if isinstance(targets, str):
-            return
-        names = [name for name, _ in model.named_modules() if name]
-        missing = [t for t in sorted(targets) if not any(n == t or n.endswith("." + t) for n in names)]
-        # a default list covers an architecture's variants; of a list that someone wrote, nothing may be left out unsaid
-        if missing and not self._is_default(targets):
-            linear = {name for name, module in model.named_modules() if adaptable(module)}
-            guess = nearest(missing[0], _endings(linear))
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise TapertuneError(f"target_modules: no module is called {missing[0]!r}{hint}")
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        rejoin_fast_path(self.get_submodule("model"))
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        model: Any = super()._unload_and_optionally_merge(*args, **kwargs)
+        rejoin_fast_path(model)
+        return model
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Raises:
+            TapertuneError: always.
+        """
+        raise TapertuneError(
+            f"add_weighted_adapter adds adapters of PEFT's LoRA, not of {self.tuner_layer_cls.method.name}: export "
+            "each one to LoRA (tapertune export) and add those"
+        )
+
+    def update_and_allocate(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Raises:
+            TapertuneError: always.
+        """
+        raise TapertuneError(
+            "update_and_allocate is PEFT's AdaLoRA's: give Trainer a tapertune.TapertuneCallback(), or call "
+            "tapertune.attach(model, optimizer, total_steps=...) before the first step, and leave the call out"
+        )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with rows_by_adapter(self, kwargs.pop("adapter_names", None), kwargs.get("num_beams")):
+            yield
 
     @classmethod
     def _get_adapter_state_dict(
@@ -73,10 +130,14 @@ class ChainTuner(BaseTuner):
         layers = [m for m in model.modules() if isinstance(m, ChainLayer) and adapter_name in m.chains]
         ranks = {layer.module_path: layer.rank(adapter_name) for layer in layers}
         config.ranks = {module: rank for module, rank in ranks.items() if rank != full}
+        # and, where it says something of modules, which is which if loading renames them
+        config.adapted_modules = list(ranks) if config.ranks or config.frozen else []
         return super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
 
-    def _is_default(self, targets: Any) -> bool:
-        return set(targets) in [set(default) for default in self.target_module_mapping.values()]
+    def _is_default(self, targets: Any, model: nn.Module) -> bool:
+        kind = self.get_model_config(model).get("model_type")
+        lists = self.target_module_mapping.values() if kind is None else [self.target_module_mapping.get(kind, [])]
+        return set(targets) in [set(default) for default in lists]
 
     def _create_and_replace(
         self,
@@ -93,10 +154,7 @@ class ChainTuner(BaseTuner):
             return
         base = _base(target)
         if not adaptable(base):
-            raise ValueError(
-                f"Target module {current_key!r} is a {type(base).__name__}, which is not supported. "
-                "Linear layers (torch.nn.Linear, transformers' Conv1D and their quantised forms) are."
-            )
+            raise unsupported(current_key, base)
         quantization = get_quantization_kwargs(self.model)
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key, **quantization)
         if adapter_name not in self.active_adapters:
@@ -108,22 +166,14 @@ class ChainTuner(BaseTuner):
 def tuner_class(name: str) -> type[ChainTuner]:
     """The tuner class of a method."""
     row = get_method(name)
-    return cast(
-        "type[ChainTuner]",
-        type(
-            f"{row.title}Model",
-            (ChainTuner,),
-            {"prefix": row.prefix, "tuner_layer_cls": layer_class(name), "__module__": __name__},
-        ),
-    )
+    values = {"prefix": row.prefix, "tuner_layer_cls": layer_class(name), "__module__": __name__}
+    cls = cast("type[ChainTuner]", type(f"{row.title}Model", (ChainTuner,), values))
+    setattr(sys.modules[__name__], cls.__name__, cls)  # where pickle looks for it
+    return cls
 
 
 def _base(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def _endings(names: set[str]) -> set[str]:
-    return {".".join(parts[i:]) for parts in (name.split(".") for name in names) for i in range(len(parts))}
 
 
 def adapt_model(model: nn.Module, config: ChainConfig) -> Any:
@@ -138,19 +188,3 @@ def adapt_model(model: nn.Module, config: ChainConfig) -> Any:
         raise
     except ValueError as error:  # PEFT's way of saying that names match nothing or the wrong kind of module
         raise TapertuneError(f"method: {error}") from error
-
-
-def find_config(model: nn.Module, adapter_name: str) -> ChainConfig:
-    """The config of a model's tapertune adapter.
-
-    Raises:
-        TapertuneError: the model has no such adapter, or it is not one of ours.
-    """
-    configs = getattr(model, "peft_config", None) or {}
-    config = configs.get(adapter_name)
-    if config is None:
-        names = ", ".join(sorted(configs)) or "none"
-        raise TapertuneError(f"the model has no adapter {adapter_name!r}; its adapters: {names}")
-    if not isinstance(config, ChainConfig):
-        raise TapertuneError(f"adapter {adapter_name!r} is PEFT's {config.peft_type}, not one of tapertune's methods")
-    return config

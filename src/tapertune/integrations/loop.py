@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from ..adapt import BottomUp, Controller, make_plans, merge
-from ..adapt.controller import EventSink
+from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
 from ..host import adapter_handles, find_config
 
+# whose wrappers of an optimizer hold it as ``optimizer``
+_LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
+
 
 def attach(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Any,
     *,
     total_steps: int,
     adapter_name: str = "default",
@@ -27,18 +29,22 @@ def attach(
     """Lets a plan run over a model's adapter from the optimizer's next step on.
 
     Args:
-        model: with a tapertune adapter; wrapped by Accelerate or DistributedDataParallel or not.
-        optimizer: the one that trains it; Accelerate's wrapper or the bare one.
+        model: with a tapertune adapter, anywhere inside it: a PEFT model, something around one with a head of its
+            own, either of them wrapped by Accelerate or DistributedDataParallel. Whatever trains in it is counted.
+        optimizer: the one that trains it; Accelerate's wrapper or the bare one, an optimizer around others, or one of
+            several that step on the adapter.
         total_steps: optimizer steps of the whole run.
         adapter_name: the adapter.
         plan: changes to the config's plan, such as ``{"schedule": {"warmup": 100}}``.
         events: where events go, such as ``tapertune.events.EventLog("events.jsonl")``.
 
     Returns:
-        The controller. ``state_dict`` and ``load_state_dict`` stop and resume it; ``finish()`` ends the run.
+        The controller. ``tapertune.integrations.save_state`` and ``restore`` stop and resume it; ``finish()`` ends the
+        run. An adapter has one controller at a time: an earlier one of the same adapter lets go for good.
 
     Raises:
-        TapertuneError: no such adapter, or a plan that does not fit it or the run.
+        TapertuneError: no such adapter, a plan that does not fit it or the run, or an optimizer that does not step on
+            the adapter.
     """
     controller = build_controller(model, total_steps=total_steps, adapter_name=adapter_name, plan=plan, events=events)
     return controller.attach(bare_optimizer(optimizer))
@@ -53,7 +59,6 @@ def build_controller(
     events: EventSink | None = None,
 ) -> Controller:
     """The controller of a model's adapter, not yet attached to an optimizer."""
-    model = _unwrap(model)
     config = find_config(model, adapter_name)
     handles = adapter_handles(model, adapter_name)
     settings = merge(config.row.plan(config.settings()), config.plan)
@@ -76,21 +81,12 @@ def build_controller(
     return controller
 
 
-def bare_optimizer(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside Accelerate's wrapper (which does not pass hooks on)."""
-    while getattr(optimizer, "optimizer", None) is not None:
+def bare_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of launchers, which step it only now and then and do not pass hooks on. An
+    optimizer around another, such as Lookahead, is no such wrapper."""
+    while type(optimizer).__module__.partition(".")[0] in _LAUNCHERS and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The PEFT model inside DistributedDataParallel (``module``) and ``torch.compile`` (``_orig_mod``)."""
-    while not hasattr(model, "peft_config"):
-        inner = getattr(model, "module", getattr(model, "_orig_mod", None))
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
-    return model
 
 
 def _world_size() -> int:

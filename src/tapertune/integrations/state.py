@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ..adapt import Controller
 from ..errors import TapertuneError
+from ..permissions import usual_permissions
 
 STATE_FILE = "tapertune_state.safetensors"
 
@@ -22,6 +23,7 @@ def save_state(controller: Controller, folder: str | os.PathLike[str]) -> Path:
     temporary = path.with_name(path.name + ".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state["tensors"].items()}
     save_file(tensors, temporary, metadata={"tapertune": json.dumps(state["json"], sort_keys=True)})
+    usual_permissions(temporary.parent, temporary.name)
     os.replace(temporary, path)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
 from .loop import bare_optimizer, build_controller
-from .state import read_state, save_state
+from .state import STATE_FILE, read_state, save_state
 
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 
@@ -22,13 +23,15 @@ _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 class TapertuneCallback(TrainerCallback):
     """Adapts while Trainer trains: ``Trainer(..., callbacks=[TapertuneCallback()])``.
 
-    The number of steps comes from the Trainer. Each checkpoint gets the controller's state beside Trainer's own, and
+    The number of steps comes from the Trainer. Each checkpoint gets the controller's state beside Trainer's own, in
+    whichever folder Trainer writes it (a search's ``run-3/checkpoint-40``, say), and
     ``trainer.train(resume_from_checkpoint=...)`` goes on exactly where it stopped.
 
     Args:
         plan: changes to the config's plan, such as ``{"schedule": {"warmup": 100}}``.
         events: name of the event file in ``args.output_dir``, or None for no file.
-        resume_from: the checkpoint folder, where it is not ``args.output_dir/checkpoint-<step>``.
+        resume_from: the checkpoint folder, where it is neither ``checkpoint-<step>`` in ``args.output_dir`` nor in one
+            of the folders there.
         adapter_name: the adapter.
 
     Attributes:
@@ -46,10 +49,12 @@ class TapertuneCallback(TrainerCallback):
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
         self._warned = False
+        self._last_save = -1
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._warned, self._last_save = False, -1
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
         keep = 0 if saved is None else saved["json"]["events"] or 0
@@ -64,6 +69,14 @@ class TapertuneCallback(TrainerCallback):
         if saved is not None:
             self.controller.load_state_dict(saved)
         self.controller.attach(bare_optimizer(kwargs["optimizer"]))
+        _WatchedState.watch(state, self)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # an optimizer that has stepped inside backward leaves no gradient, and Accelerate does not step all such kinds
+        if self.controller is not None and self.controller.step == 0 and state.global_step >= 2:
+            self.controller.check_gradients()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.controller is None:
@@ -92,25 +105,82 @@ class TapertuneCallback(TrainerCallback):
         self._emit("eval", state.global_step, metrics=metrics)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._last_save == state.global_step or not args.should_save:
+            return
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-        if self.controller is not None and state.is_world_process_zero and folder.is_dir():
+        if folder.is_dir():
+            self.save_beside(folder, state.global_step)
+        elif self.controller is not None:
+            warnings.warn(
+                f"the checkpoint of step {state.global_step} has no {STATE_FILE}: Trainer has not written its state, "
+                f"and there is no {folder}. Training cannot go on from this checkpoint",
+                stacklevel=2,
+            )
+
+    def save_beside(self, folder: Path, step: int) -> None:
+        """Writes the controller's state into a checkpoint of Trainer's."""
+        if self.controller is not None:
             save_state(self.controller, folder)
+            self._last_save = step
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        _WatchedState.leave(state)
         if self.controller is not None:
             self.controller.finish()
 
     def _emit(self, type: str, step: int, **fields: Any) -> None:
-        if self.controller is not None and self.controller.events is not None:
-            self.controller.events(type, step, **fields)
+        if self.controller is not None:
+            self.controller.journal.write(type, step, **fields)
 
     def _checkpoint(self, args: TrainingArguments, state: TrainerState) -> Path:
-        folder = self.resume_from or Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-        if not folder.is_dir():
+        """The folder that training resumes from; Trainer does not tell."""
+        name, output = f"checkpoint-{state.global_step}", Path(args.output_dir or ".")
+        places = (output / name, *sorted(output.glob(f"*/{name}"))) if self.resume_from is None else (self.resume_from,)
+        folders = [folder for folder in places if folder.is_dir()]
+        if self.resume_from is None:
+            folders = [folder for folder in folders if _is_from(folder, state)]
+        if not folders:
+            what = "is of another run" if places[0].is_dir() else "does not exist"
             raise TapertuneError(
-                f"training resumes at step {state.global_step}, but {folder} does not exist; "
+                f"training resumes at step {state.global_step}, but {places[0]} {what}; "
                 "pass TapertuneCallback(resume_from=...) with the checkpoint's folder"
             )
-        return folder
+        return folders[0]
+
+
+class _WatchedState(TrainerState):
+    """Trainer's state while it trains. Trainer tells callbacks that it has saved a checkpoint, not where; its state,
+    which it saves there, learns the folder. Copies and pickles save themselves alone."""
+
+    @classmethod
+    def watch(cls, state: TrainerState, callback: TapertuneCallback) -> None:
+        if type(state) is TrainerState:
+            state.__class__ = cls
+        vars(state)["_callback"] = callback
+
+    @staticmethod
+    def leave(state: TrainerState) -> None:
+        if type(state) is _WatchedState:
+            state.__class__ = TrainerState  # pyright: ignore[reportAttributeAccessIssue]
+        vars(state).pop("_callback", None)
+
+    def save_to_json(self, json_path: str) -> None:
+        super().save_to_json(json_path)
+        folder, callback = Path(json_path).parent, vars(self).get("_callback")
+        if callback is not None and folder.name == f"checkpoint-{self.global_step}":
+            callback.save_beside(folder, self.global_step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_callback"}
+
+
+def _is_from(folder: Path, state: TrainerState) -> bool:
+    """Whether a state was read from a checkpoint folder: another run's may have the same number."""
+    try:
+        saved = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    except (OSError, ValueError, TypeError):
+        return False
+    history, other = (json.dumps(each.log_history) for each in (state, saved))  # as text, in which NaN equals itself
+    return saved.global_step == state.global_step and history == other

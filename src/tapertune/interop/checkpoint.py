@@ -1,7 +1,7 @@
 """A base model's safetensors files, read and written tensor by tensor.
 
-The safetensors package maps or loads whole files; merging must hold one tensor at a time, so the format (a length, a
-JSON header, the bytes) is read and written here.
+Headers are read and checked by the safetensors package. It maps or loads whole files, while merging must hold one
+tensor at a time: the tensors' bytes, which lie one behind the other after the header, are read and written here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import TapertuneError
-from .folder import read_json
+from ..errors import TapertuneError, bad_value
+from .folder import check_plain, read_json
 from .names import find_names
+from .tensors import open_safetensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32,
+    "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
 _CHUNK = 1 << 24
 _NOT_NEEDED = ["*.bin", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "*.pt", "*.pth"]
 
@@ -85,7 +92,7 @@ def open_checkpoint(base: str | Path) -> Checkpoint:
     if (folder / SINGLE).is_file():
         files = [SINGLE]
     elif (folder / INDEX).is_file():
-        files = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        files = _shard_names(folder)
     else:
         kinds = sorted({path.suffix for path in folder.iterdir()} & {".bin", ".gguf", ".h5", ".pt", ".pth"})
         found = f" (only {', '.join(kinds)}; load the model and save it again with save_pretrained)" if kinds else ""
@@ -169,26 +176,37 @@ def _resolve(base: str | Path) -> Path:
 
 
 def _read_header(path: Path) -> tuple[list[Entry], dict[str, str]]:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if not 0 < length <= size - 8:
-                raise TapertuneError(f"{path} is damaged or cut short: its header is longer than the file")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise TapertuneError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise error if isinstance(error, TapertuneError) else TapertuneError(f"{path} is damaged: {error}") from error
-    metadata = header.pop("__metadata__", None) or {}
     entries = []
-    for name, fields in header.items():
-        start, end = fields["data_offsets"]
-        entries.append(Entry(name, fields["dtype"], tuple(fields["shape"]), path, 8 + length + start, end - start))
-    entries.sort(key=lambda entry: entry.start)
-    if entries and max(e.start + e.size for e in entries) > size:
-        raise TapertuneError(f"{path} is cut short: its header promises more than its {size:,} bytes")
-    broken = [e for e in entries if e.dtype in FLOATS and e.size != math.prod(e.shape) * FLOATS[e.dtype].itemsize]
-    if broken:
-        raise TapertuneError(f"{path} is damaged: {broken[0].name} does not have the bytes of its shape")
+    with open_safetensors(path) as file:
+        with path.open("rb") as raw:
+            start = 8 + int.from_bytes(raw.read(8), "little")
+        for name in file.offset_keys():
+            place = file.get_slice(name)
+            dtype, shape = str(place.get_dtype()), tuple(place.get_shape())
+            if dtype not in _BITS:
+                raise TapertuneError(f"{path}: {name} has the unknown dtype {dtype}")
+            size = math.prod(shape) * _BITS[dtype] // 8
+            entries.append(Entry(name, dtype, shape, path, start, size))
+            start += size
+        metadata = dict(file.metadata() or {})
+    if start != path.stat().st_size:  # its own reader has checked that no byte is left over
+        raise TapertuneError(f"{path} is damaged: its tensors end at byte {start:,} of {path.stat().st_size:,}")
     return entries, metadata
+
+
+def _shard_names(folder: Path) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        TapertuneError: it is no index, or names something else than files of the same folder.
+    """
+    index = folder / INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise bad_value(f"{index}: weight_map", weight_map, "an object of tensors' names with their files")
+    names: set[str] = set()
+    for tensor, name in weight_map.items():
+        names.add(check_plain(name, f"{index}: weight_map.{tensor}"))
+        if not str(name).endswith(".safetensors"):
+            raise bad_value(f"{index}: weight_map.{tensor}", name, "the name of a .safetensors file")
+    return sorted(names)

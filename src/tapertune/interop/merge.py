@@ -7,7 +7,6 @@ not load it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +27,8 @@ from .checkpoint import (
     write_shard,
     write_tensor,
 )
-from .folder import check_free, new_folder, write_json
+from .folder import check_free, check_inside, new_folder, write_json
+from .merged_config import describe
 from .placement import Job, place
 from .saved import SavedAdapter, read_adapter
 
@@ -70,13 +70,14 @@ def merge(base: str | Path, adapter_dir: str | Path, out: str | Path) -> MergeRe
     _refuse_quantised(checkpoint, str(base))
     adapter = read_adapter(adapter_dir, base_input_widths(checkpoint.folder))
     job = place(checkpoint, adapter, str(base))
+    describe(job, adapter, adapter_dir)
     with new_folder(out) as folder:
         _write(checkpoint, adapter, job, folder)
     return MergeReport(
         method=adapter.config.method,
         modules=list(adapter.modules),
-        replaced=sorted(job.replaced),
-        added=sorted(job.added),
+        replaced=job.replaced,
+        added=job.added,
         shards=sorted(checkpoint.shards),
         rounding=job.rounding,
         warnings=job.warnings,
@@ -92,50 +93,57 @@ def _refuse_quantised(checkpoint: Checkpoint, base: str) -> None:
 
 
 def _write(checkpoint: Checkpoint, adapter: SavedAdapter, job: Job, folder: Path) -> None:
-    dtype = next((FLOATS[e.dtype] for n, e in checkpoint.entries.items() if n in job.sums), torch.float32)
+    dtype = next((FLOATS[job.entries[n].dtype] for n, v in job.values.items() if v.module and n in job.entries), None)
+    writer = _Writer(adapter, job, dtype or torch.float32)
     last = sorted(checkpoint.shards)[-1]
     weight_map, total = {}, 0
     for shard, entries in checkpoint.shards.items():
-        wanted = {job.prefix + entry.name: entry for entry in entries}
-        extra = {name: value for name, value in job.added.items() if shard == last}
-        listed = [renamed(entry, name) for name, entry in wanted.items()]
-        listed += [_added_entry(name, value, dtype) for name, value in extra.items()]
-        write_shard(folder / shard, listed, checkpoint.metadata[shard], _writer(adapter, job, extra, dtype))
+        listed = [renamed(entry, job.prefix + entry.name) for entry in entries]
+        listed += [writer.added(name) for name in job.added if shard == last]
+        write_shard(folder / shard, listed, checkpoint.metadata[shard], writer)
         weight_map |= {entry.name: shard for entry in listed}
         total += sum(entry.size for entry in listed)
     if checkpoint.sharded:
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
-    for path in checkpoint.folder.iterdir():
-        if path.is_file() and path.suffix not in _WEIGHT_FILES and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, folder / path.name)
-    if job.untied:
-        write_json(folder / "config.json", {**checkpoint.config, "tie_word_embeddings": False})
+    for path in _side_files(checkpoint.folder):
+        shutil.copyfile(path, folder / path.name)
+    if job.config != checkpoint.config:
+        write_json(folder / "config.json", job.config)
 
 
-def _added_entry(name: str, value: Tensor | Entry, dtype: torch.dtype) -> Entry:
-    return renamed(value, name) if isinstance(value, Entry) else new_entry(name, value.to(dtype))
+def _side_files(folder: Path) -> list[Path]:
+    """Config, tokenizer and the like: regular files of the folder. A link out of it is refused, not copied."""
+    named = [p for p in folder.iterdir() if p.suffix not in _WEIGHT_FILES and not p.name.endswith(".index.json")]
+    found = [path for path in named if path.is_file() or (path.is_symlink() and not path.is_dir())]
+    for path in found:
+        check_inside(path)
+    return found
 
 
-def _writer(
-    adapter: SavedAdapter, job: Job, extra: dict[str, Tensor | Entry], dtype: torch.dtype
-) -> Callable[[Entry, BinaryIO], None]:
-    def write(entry: Entry, out: BinaryIO) -> None:
-        name = entry.name.removeprefix(job.prefix)
-        added = extra.get(entry.name)
-        target = job.added_sums.get(entry.name) if added is not None else job.sums.get(name)
-        if target is not None:
-            start = job.starts.get(name)
-            weight = entry.read() if start is None else start.to(FLOATS[entry.dtype], copy=True)
-            job.rounding = max(job.rounding, add_update(weight, adapter, *target))
-            write_tensor(weight, out)
-        elif isinstance(added, Tensor):
-            write_tensor(added.to(dtype), out)
-        elif added is None and name in job.replaced:
-            write_tensor(job.replaced[name].to(FLOATS[entry.dtype]), out)
-        else:
+class _Writer:
+    """Writes the bytes of a merged model's tensors; ``dtype`` is what tensors get that the base lacks."""
+
+    def __init__(self, adapter: SavedAdapter, job: Job, dtype: torch.dtype) -> None:
+        self.adapter, self.job, self.dtype = adapter, job, dtype
+
+    def added(self, name: str) -> Entry:
+        start = self.job.values[name].start
+        return renamed(start, name) if isinstance(start, Entry) else new_entry(name, start.to(self.dtype))
+
+    def __call__(self, entry: Entry, out: BinaryIO) -> None:
+        job, name = self.job, entry.name.removeprefix(self.job.prefix)
+        value = job.values.get(name) or job.values.get(entry.name)
+        if value is None:
             entry.copy_to(out)
-
-    return write
+        elif value.module is not None:
+            kind = FLOATS[entry.dtype]
+            weight = value.start.read() if isinstance(value.start, Entry) else value.start.to(kind, copy=True)
+            job.rounding = max(job.rounding, add_update(weight, self.adapter, value.module, value.transposed))
+            write_tensor(weight, out)
+        elif isinstance(value.start, Entry):
+            value.start.copy_to(out)
+        else:
+            write_tensor(value.start.to(FLOATS[entry.dtype]), out)
 
 
 @torch.no_grad()

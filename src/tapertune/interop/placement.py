@@ -1,12 +1,20 @@
-"""Which of a checkpoint's tensors an adapter changes, replaces or adds, and under what names."""
+"""Which of a checkpoint's tensors an adapter changes, replaces or adds, and under what names.
+
+What is right is what the model in memory computes. A module saved whole is a copy of its own there, also of a tied
+weight: then head and embedding differ, and each is written. A weight that the file holds beside the adapter without
+such a copy, such as an adapted head's own, is loaded into the model, for every name that it has.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import TapertuneError
+from .architecture import Architecture, find_architecture, untied, untied_fields
 from .checkpoint import CONV1D_MODELS, FLOATS, Checkpoint, Entry
 from .names import Names, find_names
 from .saved import SavedAdapter
@@ -15,138 +23,256 @@ _HEADS = ("lm_head", "embed_out", "output_projection")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in")
 
 
+@dataclass(frozen=True)
+class Value:
+    """What a weight of the merged model is.
+
+    Attributes:
+        start: the checkpoint's weight, or one that the adapter holds.
+        module: the adapted module whose update is added; None for none.
+        transposed: whether the weight is stored (d_in, d_out).
+    """
+
+    start: Tensor | Entry
+    module: str | None = None
+    transposed: bool = False
+
+    def same(self, other: Value) -> bool:
+        """Whether both are one weight."""
+        if self.module or other.module or isinstance(self.start, Entry) or isinstance(other.start, Entry):
+            return self == other if isinstance(self.start, Entry) and isinstance(other.start, Entry) else self is other
+        return self.start.shape == other.start.shape and torch.equal(self.start, other.start)
+
+
 @dataclass
 class Job:
     """What becomes of the checkpoint's tensors.
 
     Attributes:
-        sums: weight name -> the module whose update is added, and whether the weight is transposed.
-        replaced: whole weights that take the place of the checkpoint's, by name.
-        added: whole weights that the checkpoint lacks, or entries of it that are written a second time.
-        added_sums: as ``sums``, for names in ``added``.
-        starts: weights saved with the adapter to which an update is added, instead of the checkpoint's.
-        prefix: put before every name.
-        untied: whether head and embedding are no longer one tensor.
+        values: weights that are not as the checkpoint has them, by the name that they are written under.
+        entries: the checkpoint's tensors by name.
+        prefix: put before every name of the checkpoint.
+        partial: whether the adapter is of a part of the checkpoint's model alone, as of an encoder without its head.
+        architecture: the class of the merged model, where transformers has it.
+        config: the merged model's.
     """
 
-    sums: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    replaced: dict[str, Tensor] = field(default_factory=dict)
-    added: dict[str, Tensor | Entry] = field(default_factory=dict)
-    added_sums: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    starts: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
     prefix: str = ""
-    untied: bool = False
+    partial: bool = False
+    architecture: Architecture | None = None
+    config: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     rounding: float = 0.0
 
+    @property
+    def added(self) -> list[str]:
+        return sorted(name for name in self.values if name not in self.entries)
+
+    @property
+    def replaced(self) -> list[str]:
+        whole = (name for name, value in self.values.items() if value.module is None)
+        return sorted(name for name in whole if name in self.entries)
+
 
 def place(checkpoint: Checkpoint, adapter: SavedAdapter, base: str) -> Job:
-    job = Job()
-    entries = checkpoint.entries
-    tied = [m for m in adapter.modules if m.split(".")[-1] in _HEADS and f"{m}.weight" not in entries]
-    names = (
-        find_names([m for m in adapter.modules if m not in tied], entries, base)
-        if tied != [*adapter.modules]
-        else Names()
-    )
-    for module in adapter.modules:
-        if module not in tied:
-            _check_dtype(entries[names.weight(module)], base)
-    transposed = _conv1d(checkpoint, adapter, {m: entries[names.weight(m)] for m in adapter.modules if m not in tied})
-    for module in adapter.modules:
-        if module in tied:
-            embedding = _tied_embedding(entries, base, f"adapted module {module}")
-            _check_shape(module, adapter.widths(module), embedding.shape, base)
-            job.added[f"{module}.weight"], job.added_sums[f"{module}.weight"] = embedding, (module, False)
-            job.untied = True
-        else:
-            job.sums[names.weight(module)] = (module, transposed)
-    _place_extras(job, checkpoint, adapter, names, base)
-    _warn(job, entries, adapter)
+    """
+    Raises:
+        TapertuneError: a module without a weight, shapes that differ, a quantised weight, weights of which nobody can
+            say whether they are tied.
+    """
+    architecture = find_architecture(checkpoint, adapter)
+    job = Job(entries=checkpoint.entries, architecture=architecture, config=dict(checkpoint.config))
+    ties = architecture.ties if architecture else _guess_ties(checkpoint, adapter, base)
+    names = _names(job, adapter, ties, base)
+    job.partial = bool(names.add)
+    placing = _Placing(job, adapter, names, ties, base)
+    placing.extras()
+    placing.updates(_conv1d(checkpoint, adapter, placing))
+    placing.ties_ended()
+    if job.added and names.strip and not names.add:
+        # a checkpoint of the bare encoder is read with its prefix left out; with a head beside it, it needs the prefix
+        job.prefix = names.strip
+    _warn(job, adapter)
     return job
 
 
-def _check_dtype(entry: Entry, base: str) -> None:
+def _guess_ties(checkpoint: Checkpoint, adapter: SavedAdapter, base: str) -> list[frozenset[str]]:
+    """The tied names of a model that transformers does not have: the head's and the embedding's, if so configured."""
+    entries, tie = checkpoint.entries, checkpoint.config.get("tie_word_embeddings")
+    paths = [f"{module}.weight" for module in adapter.modules] + list(adapter.extras)
+    paths = [path.replace(".base_layer.", ".") for path in paths]
+    heads = [path for path in paths if _last(path) in _HEADS]
+    trained = [path for path in paths if _last(path) in _EMBEDDINGS]
+    if any(_last(name) in _HEADS for name in entries) or tie is False or not (heads or trained):
+        return []
+    generates = str(adapter.config.task_type).endswith("CAUSAL_LM")
+    if not heads and tie is None and not generates:
+        raise TapertuneError(
+            f"{base}: config.json does not say whether {trained[0]} is the output head, too: add tie_word_embeddings"
+        )
+    embeddings = [name for name in entries if _last(name) in _EMBEDDINGS]
+    if len(embeddings) != 1:
+        raise TapertuneError(
+            f"{base} has no weight for the output head, and not one embedding that it could be tied to"
+        )
+    return [frozenset([heads[0] if heads else "lm_head.weight", trained[0] if trained else embeddings[0]])]
+
+
+def _last(path: str) -> str:
+    return path.removesuffix(".weight").split(".")[-1]
+
+
+def _names(job: Job, adapter: SavedAdapter, ties: list[frozenset[str]], base: str) -> Names:
+    """Those of modules with weights of their own; of a model with none such, those of the tied weight."""
+    own = [m for m in adapter.modules if not any(f"{m}.weight" in group for group in ties)]
+    if own:
+        return find_names(own, job.entries, base)
+    for path in sorted(path for group in ties for path in group):
+        if path in job.entries:
+            return Names()
+    tied = sorted(path.removesuffix(".weight") for group in ties for path in group)
+    for module in tied:
+        try:
+            return find_names([module], job.entries, base)
+        except TapertuneError:
+            continue
+    return find_names(list(adapter.modules), job.entries, base)
+
+
+class _Placing:
+    """Values by the model's paths, then by the names that they are written under."""
+
+    def __init__(self, job: Job, adapter: SavedAdapter, names: Names, ties: list[frozenset[str]], base: str) -> None:
+        self.job, self.adapter, self.names, self.base = job, adapter, names, base
+        self.groups = {path: group for group in ties for path in group}
+
+    def written(self, path: str) -> str:
+        """The name that a path's weight has in the checkpoint, or gets."""
+        mapped = self.names(path)
+        if path in self.job.entries or mapped is None:
+            return path
+        return mapped if mapped in self.job.entries or self.names.add else path
+
+    def stored(self, path: str) -> Entry | None:
+        """The checkpoint's weight of a path, under whichever of its tied names it is there."""
+        for name in (path, *sorted(self.groups.get(path, ()))):
+            if (entry := self.job.entries.get(self.written(name))) is not None:
+                return entry
+        return None
+
+    def start(self, path: str) -> Tensor | Entry | None:
+        value = self.job.values.get(self.written(path))
+        return value.start if value is not None else self.stored(path)
+
+    def extras(self) -> None:
+        """Modules saved whole, and weights that belong to the model itself."""
+        for path, tensor in self.adapter.extras.items():
+            own = path.replace(".base_layer.", ".")
+            self._check(own, tensor)
+            if own != path and own.removesuffix(".weight").removesuffix(".bias") not in self.adapter.modules:
+                raise TapertuneError(f"the adapter holds a weight for {own}, which it does not adapt")
+            value = Value(tensor)
+            self.job.values[self.written(own)] = value
+            if own == path and self._is_copy(path):
+                continue
+            for name in self.groups.get(own, ()):
+                self.job.values.setdefault(self.written(name), value)
+
+    def _is_copy(self, path: str) -> bool:
+        """Whether a saved weight is of a module in ``modules_to_save``: its own, whatever it was tied to."""
+        owners = self.adapter.config.modules_to_save or ()
+        parts = path.split(".")
+        modules = (".".join(parts[:i]) for i in range(1, len(parts)))
+        return any(module == owner or module.endswith(owner) for module in modules for owner in owners)
+
+    def _check(self, path: str, tensor: Tensor) -> None:
+        entry = self.stored(path)
+        if entry is not None:
+            check_dtype(entry, self.base)
+            check_shape(path, tuple(tensor.shape), entry.shape, self.base)
+
+    def updates(self, transposed: bool) -> None:
+        for module in self.adapter.modules:
+            path = f"{module}.weight"
+            start = self.start(path)
+            if start is None:
+                raise TapertuneError(f"{self.base} has no weight for the adapted module {module}")
+            self.job.values[self.written(path)] = Value(start, module, transposed and path not in self.groups)
+
+    def ties_ended(self) -> None:
+        """Writes every name of a weight of which one name has changed."""
+        changed = [g for g in dict.fromkeys(self.groups.values()) if not self._still_one(g)]
+        if not changed:
+            return
+        job, architecture = self.job, self.job.architecture
+        groups = changed
+        if architecture is None:
+            job.config = untied_fields(job.config)
+        elif (config := untied(job.config, architecture.name, changed)) is not None:
+            job.config, groups = config, list(dict.fromkeys(self.groups.values()))  # it unties all there are
+        for path in sorted(path for group in groups for path in group):
+            name, entry = self.written(path), self.stored(path)
+            if name not in job.values and name not in job.entries and entry is not None:
+                job.values[name] = Value(entry)
+
+    def _still_one(self, group: frozenset[str]) -> bool:
+        values = [self.job.values.get(self.written(path)) for path in sorted(group)]
+        if all(value is None for value in values):
+            return True
+        first = values[0]
+        one = first is not None and all(value is not None and value.same(first) for value in values)
+        if one:  # under the names that the checkpoint has, and no others
+            for path in group:
+                if self.written(path) not in self.job.entries:
+                    del self.job.values[self.written(path)]
+        return one
+
+
+def check_dtype(entry: Entry, base: str) -> None:
     if entry.dtype not in FLOATS:
         raise TapertuneError(
             f"{base} is quantised ({entry.name} is {entry.dtype}): merge into the weights it was quantised from"
         )
 
 
-def _check_shape(module: str, adapted: tuple[int, ...], found: tuple[int, ...], base: str) -> None:
+def check_shape(module: str, adapted: tuple[int, ...], found: tuple[int, ...], base: str) -> None:
     if adapted != found:
         raise TapertuneError(f"{module}: the adapter is for a weight of shape {adapted}, {base} has {found}")
 
 
-def _conv1d(checkpoint: Checkpoint, adapter: SavedAdapter, weights: dict[str, Entry]) -> bool:
-    """Whether weights are stored (d_in, d_out); the shapes tell, unless all are square: then the architecture does."""
+def _conv1d(checkpoint: Checkpoint, adapter: SavedAdapter, placing: _Placing) -> bool:
+    """Whether weights are stored (d_in, d_out); the shapes tell, unless all are square: then the architecture does.
+
+    Raises:
+        TapertuneError: a module has no weight, or one of another shape.
+    """
+    entries = {m: placing.stored(f"{m}.weight") for m in adapter.modules}
+    for module, entry in entries.items():
+        if entry is None:
+            raise TapertuneError(f"{placing.base} has no weight for the adapted module {module}")
+        check_dtype(entry, placing.base)
+    weights = {m: entry for m, entry in entries.items() if entry is not None and f"{m}.weight" not in placing.groups}
     unequal = [m for m in weights if len(set(adapter.widths(m))) > 1]
     transposed = checkpoint.config.get("model_type") in CONV1D_MODELS
     if unequal:
         transposed = weights[unequal[0]].shape == adapter.widths(unequal[0])[::-1]
-    for module, entry in weights.items():
-        shape = entry.shape[::-1] if transposed else entry.shape
-        _check_shape(module, adapter.widths(module), shape, str(checkpoint.folder))
+    for module, entry in entries.items():
+        assert entry is not None, "checked above"
+        shape = entry.shape[::-1] if transposed and module in weights else entry.shape
+        check_shape(module, adapter.widths(module), shape, placing.base)
     return transposed
 
 
-def _tied_embedding(entries: dict[str, Entry], base: str, what: str) -> Entry:
-    found = [e for name, e in entries.items() if name.removesuffix(".weight").split(".")[-1] in _EMBEDDINGS]
-    if len(found) != 1:
-        raise TapertuneError(f"{base} has no weight for the {what}, and not one embedding that it could be tied to")
-    return found[0]
-
-
-def _place_extras(job: Job, checkpoint: Checkpoint, adapter: SavedAdapter, names: Names, base: str) -> None:
-    """Saved modules go over the base's weights of that name, else beside them."""
-    entries = checkpoint.entries
-    for path, tensor in adapter.extras.items():
-        if ".base_layer." in path:  # PEFT saves an adapted head or embedding itself, too
-            _start(job, names, path.replace(".base_layer.", "."), tensor, adapter)
-            continue
-        mapped = names(path)
-        name = path if path in entries else mapped
-        if name is not None and name in entries:
-            _check_dtype(entries[name], base)
-            _check_shape(name, tuple(tensor.shape), entries[name].shape, base)
-            job.replaced[name] = tensor
-        else:
-            job.added[mapped if mapped is not None and names.add else path] = tensor
-    _untie(job, checkpoint, adapter, base)
-    if job.added and names.strip and not names.add:
-        # a checkpoint of the bare encoder is read with its prefix left out; with a head beside it, it needs the prefix
-        job.prefix = names.strip
-
-
-def _start(job: Job, names: Names, path: str, tensor: Tensor, adapter: SavedAdapter) -> None:
-    name = path if path in job.added_sums else names(path)
-    target = job.added_sums.get(path) or job.sums.get(name or path)
-    if target is None or name is None:
-        raise TapertuneError(f"the adapter holds a weight for {path}, which it does not adapt")
-    widths = adapter.widths(target[0])
-    _check_shape(path, widths[::-1] if target[1] else widths, tuple(tensor.shape), "the saved layer")
-    job.starts[name] = tensor
-
-
-def _untie(job: Job, checkpoint: Checkpoint, adapter: SavedAdapter, base: str) -> None:
-    """A head and an embedding that the adapter made different can no longer be one tensor."""
-    heads = [n for n in job.added if n.removesuffix(".weight").split(".")[-1] in _HEADS]
-    embeddings = [n for n in job.replaced if n.removesuffix(".weight").split(".")[-1] in _EMBEDDINGS]
-    has_head = any(n.removesuffix(".weight").split(".")[-1] in _HEADS for n in checkpoint.entries)
-    generates = str(adapter.config.task_type).endswith("CAUSAL_LM")
-    if embeddings and generates and not heads and not has_head and checkpoint.config.get("tie_word_embeddings", True):
-        job.added["lm_head.weight"] = _tied_embedding(checkpoint.entries, base, "output head")
-        heads = ["lm_head.weight"]
-    job.untied = job.untied or bool(heads)
-
-
-def _warn(job: Job, entries: dict[str, Entry], adapter: SavedAdapter) -> None:
-    half = sorted({entries[name].dtype for name in job.sums if FLOATS[entries[name].dtype].itemsize == 2})
+def _warn(job: Job, adapter: SavedAdapter) -> None:
+    changed = {job.entries[name].dtype for name, v in job.values.items() if v.module and name in job.entries}
+    half = sorted(dtype for dtype in changed if FLOATS[dtype].itemsize == 2)
     if not adapter.chain.linear and half:
         job.warnings.append(
             f"the weights are {', '.join(half)}, which cannot hold the fine structure of {adapter.config.method}'s map:"
             " of its non-linear part little or nothing is left; merge into a float32 base"
         )
     if job.added:
-        added = ", ".join(f"{name} {tuple(t.shape)}" for name, t in sorted(job.added.items()))
-        job.warnings.append(f"added to the base: {added}; load with the model class that has them (num_labels as here)")
+        added = ", ".join(f"{name} {tuple(job.values[name].start.shape)}" for name in job.added)
+        job.warnings.append(f"added to the base: {added}; load with the model class that has them")

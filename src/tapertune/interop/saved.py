@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import TapertuneError
-from ..host import ChainConfig, config_class
+from ..host import ChainConfig, config_class, make_config
 from ..host.holders import shared_weights
 from ..host.naming import ROOT
 from ..methods import METHODS, Chain, Diagonal, Factor, Matrix
+from .fields import check_type
 from .folder import read_json
+from .tensors import read_safetensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OURS = "TAPERTUNE_"
@@ -108,35 +113,34 @@ def read_adapter(folder: Path, input_widths: InputWidths | None = None) -> Saved
 
 
 def read_config(folder: Path) -> ChainConfig:
-    """The config of one of tapertune's adapters."""
+    """The config of one of tapertune's adapters.
+
+    Raises:
+        TapertuneError: no such folder or file, another library's adapter, or a field with a wrong value.
+    """
     if not folder.is_dir():
         raise TapertuneError(f"no adapter folder {str(folder)!r}")
-    peft_type = str(read_json(folder / CONFIG).get("peft_type"))
+    path = folder / CONFIG
+    values = read_json(path)
+    peft_type = str(values.pop("peft_type", None))
     name = peft_type.removeprefix(OURS).lower()
     if not peft_type.startswith(OURS) or name not in METHODS:
         raise TapertuneError(
             f"{folder} is an adapter of type {peft_type}, not tapertune's; `tapertune import` reads it"
         )
-    config = config_class(name).from_pretrained(str(folder))
-    assert isinstance(config, ChainConfig)
-    return config
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors.
-
-    Raises:
-        TapertuneError: there is no such file, or it is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise TapertuneError(f"no weights {path}")
+    kind = config_class(name)
+    hints = typing.get_type_hints(kind)
+    known = {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values}
+    for field_name, value in known.items():
+        check_type(path, field_name, value, hints[field_name])
+    for field_name in sorted(set(values) - set(known)):
+        warnings.warn(f"{path}: unknown field {field_name!r} is left out; a newer tapertune may know it", stacklevel=2)
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise TapertuneError(f"{path} is damaged or cut short: {error}") from error
+        return make_config(name, **known)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        if isinstance(error, TapertuneError):
+            raise TapertuneError(f"{path}: {error}") from error
+        raise TapertuneError(f"{path} has a field of a wrong kind: {error}") from error
 
 
 def write_adapter(folder: Path, adapter: SavedAdapter) -> None:
@@ -185,9 +189,16 @@ def check(adapter: SavedAdapter, where: str) -> None:
         if unknown:
             raise TapertuneError(f"{module}: {adapter.config.method} has no factor {unknown[0]!r}")
         symbol_sizes(chain, module, tensors)
-        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise TapertuneError(f"{module}: {broken[0]} holds values that are not finite")
+        _check_numbers(tensors, f"{module}: ")
+    _check_numbers(adapter.extras, "")
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            raise TapertuneError(f"{where}{name} is {tensor.dtype}; weights are floating-point numbers")
+        if not torch.isfinite(tensor).all():
+            raise TapertuneError(f"{where}{name} holds values that are not finite")
 
 
 def _open_gates(chain: Chain, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from .fused import Part, fused, fused_parts
 from .reference import reference
 from .selection import NAMES, ONE_NODE, kernel_name, uncompiled
 from .small import is_small, most_elements, plain
+from .transforms import transformed
 from .work import Adapted, pass_flops
 
 Kernel = Callable[[Chain, Tensor, Tensors, float], Tensor]
@@ -53,5 +54,6 @@ __all__ = [
     "pass_flops",
     "plain",
     "reference",
+    "transformed",
     "uncompiled",
 ]

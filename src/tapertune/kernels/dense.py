@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..methods.base import Tensors
 from ..methods.mapped import MappedChain, widened
 from .sinter import compiled_sinter
+from .transforms import graph_wanted
 
 # Elements of a row block, at most: the tensors of this size that a map works on nearly fit into a core's cache. Smaller
 # blocks would be more calls, each of which finds its code and operands pushed out of the cache by the large products.
@@ -35,18 +35,20 @@ class _LinearWithMap(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         y = _applied(rows, weight, bias, _made(chain, weight, factors, scaling))
-        ctx.save_for_backward(rows if any(ctx.needs_input_grad[_FACTORS:]) else None, weight, *factors)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[_FACTORS:]) else None, weight, *factors)
         ctx.shape, ctx.chain, ctx.scaling = x.shape, chain, scaling
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, weight, *factors = ctx.saved_tensors
+        x, weight, *factors = ctx.saved_tensors
         chain, needs = ctx.chain, ctx.needs_input_grad
         dy = grads[0].reshape(-1, weight.shape[0])
+        rows = x if x is None else x.reshape(dy.shape[0], -1)
+        if graph_wanted(grads):
+            return _differentiable(ctx, dy, rows, weight, factors)
         # called under autocast, backward would round the products that lead to the factors
         kind = dy.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
@@ -60,6 +62,24 @@ class _LinearWithMap(torch.autograd.Function):
                 dx = dx.view(ctx.shape)
         made = (pulled[n].to(f.dtype) if n in pulled else None for n, f in zip(chain.names, factors, strict=True))
         return dx, *(None,) * (_FACTORS - 1), *made
+
+
+def _differentiable(
+    ctx: Any, dy: Tensor, rows: Tensor | None, weight: Tensor, factors: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradients in operations that can be differentiated again."""
+    chain, needs = ctx.chain, ctx.needs_input_grad
+    names = [name for name, needed in zip(chain.names, needs[_FACTORS:], strict=True) if needed]
+    with torch.enable_grad():
+        tensors = dict(zip(chain.names, factors, strict=True))
+        update = chain.delta_weight(tensors) * ctx.scaling
+        dx = dy.mm(weight + update.to(weight.dtype)) if needs[0] else None
+        grads = {}
+        if rows is not None and names:
+            d_update = widened(dy.T.mm(rows))
+            wanted = [tensors[name] for name in names]
+            grads = dict(zip(names, torch.autograd.grad(update, wanted, d_update, create_graph=True), strict=True))
+    return dx if dx is None else dx.view(ctx.shape), *(None,) * (_FACTORS - 1), *(grads.get(n) for n in chain.names)
 
 
 def _made(chain: MappedChain, weight: Tensor, factors: Sequence[Tensor], scaling: float) -> Tensor:
@@ -92,7 +112,7 @@ def _pull(
     factors: Sequence[Tensor],
     wanted: Sequence[str],
     dy: Tensor,
-    rows: Tensor,
+    rows: Tensor | None,
     weight: Tensor,
     scaling: float,
     forth: bool,
@@ -100,7 +120,7 @@ def _pull(
     """Gradients of the wanted factors; and, where the gradient goes forth to x, what it is multiplied with."""
     tensors, onto = _tensors(chain, factors), _onto(weight)
     pulled = {name: torch.zeros_like(tensors[name]) for name in wanted}
-    grad = widened(dy.T.mm(rows)) if wanted else None
+    grad = None if rows is None else widened(dy.T.mm(rows))
     update = torch.empty_like(weight) if forth else None
     sinter = compiled_sinter(chain, weight, tensors)
     if sinter is not None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .selection import uncompiled
+from .transforms import transformed
 
 _LOW_SEVEN = 0x7F7F7F7F7F7F7F7F
 _EACH_BYTE = 0x0101010101010101
@@ -43,13 +44,19 @@ def masked(x: Tensor, mask: Tensor) -> Tensor:
     return mask.to(x.dtype).mul_(x)
 
 
+def under_mask(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """Rows (n, w) where a mask of as many elements leaves them; all of them without one."""
+    return rows if mask is None else masked(rows, mask.view(rows.shape))
+
+
 class InputDropout(nn.Dropout):
     """``x * mask / keep`` while training, for the kernels that do not have the mask inside."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return input
-        if torch.compiler.is_compiling():  # a compiler draws inside the kernels that it makes
+        # a compiler draws inside the kernels that it makes, a transform may draw for each example
+        if torch.compiler.is_compiling() or transformed():
             return F.dropout(input, dropped_of_128(self.p) / 128)
         return self.under(input, keep_mask(input, self.p))
 

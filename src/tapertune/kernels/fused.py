@@ -8,6 +8,9 @@ factors are ``narrow``'s. Kept for backward: the r-wide products only while some
 while a ``down`` does and its producer cannot make it again (see ``producer``); the dropout mask, where there is one, as
 a byte an element. ``down``, ``middle`` and ``up`` are the chain folded around its narrowest place (``Chain.split``);
 their gradients flow on into the factors through the folds.
+
+The r-wide products are an output of the node, too, which nobody sees: gradients that are differentiated again reach the
+input and ``down`` through it.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..methods import Chain
 from ..methods.base import Tensors
+from .dropout import under_mask
 from .narrow import Factor, products
 from .producer import Again, rebuilder
+from .transforms import graph_wanted
 
 
 class Part(NamedTuple):
@@ -71,7 +75,7 @@ class _LinearsWithChains(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, mask: Tensor | None, rebuild: Any, scalings: Sequence[float], *flat: Tensor | None
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> tuple[Tensor, ...]:
         parts = _parts(flat)
         rows = x.reshape(-1, x.shape[-1])
         with_narrow = products(rows, *(part[_DOWN] for part in parts))
@@ -84,23 +88,25 @@ class _LinearsWithChains(torch.autograd.Function):
             outputs.append(y)
         downs, behind = _trains(ctx.needs_input_grad)
         ctx.rebuild = rebuild if downs else None
-        ctx.save_for_backward(rows if downs and rebuild is None else None, narrow if behind else None, mask, *flat)
+        ctx.save_for_backward(x if downs and rebuild is None else None, narrow if behind else None, mask, *flat)
         ctx.shape, ctx.scalings = x.shape, scalings
         ctx.set_materialize_grads(False)
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        return (*outputs, narrow)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
+        *dys, d_narrow = grads
+        if d_narrow is not None or graph_wanted(dys):
+            return _differentiable(ctx, *grads)
         needs = ctx.needs_input_grad
         out: list[Tensor | None] = [None] * len(needs)
-        dys = [None if g is None else g.reshape(-1, g.shape[-1]) for g in grads]
+        dys = [None if g is None else g.reshape(-1, g.shape[-1]) for g in dys]
         some = next((dy for dy in dys if dy is not None), None)
         if some is None:
             return tuple(out)
-        rows, narrow, mask, *flat = ctx.saved_tensors
+        x, narrow, mask, *flat = ctx.saved_tensors
         parts, (downs, _) = _parts(flat), _trains(needs)
         wanted = needs[0] or downs
         with_narrow = products(some, *(part[_DOWN] for part in parts))
@@ -121,7 +127,7 @@ class _LinearsWithChains(torch.autograd.Function):
             if seen is not None:
                 out[at + _MIDDLE], out[at + _UP] = _behind(part, seen, *wants)
         if downs:
-            kept = rows if ctx.rebuild is None else Again(ctx.rebuild, ctx.next_functions[0][0])
+            kept = x.reshape(-1, x.shape[-1]) if ctx.rebuild is None else Again(ctx.rebuild, ctx.next_functions[0][0])
             pushed = with_narrow.gather(pull, kept, mask)
             for i, here in enumerate(places):
                 if needs[_FIRST + i * _WIDTH + _DOWN]:
@@ -133,6 +139,44 @@ class _LinearsWithChains(torch.autograd.Function):
                     torch.addmm(dx, dy, part[0], out=dx)
             out[0] = dx.view(ctx.shape)
         return tuple(out)
+
+
+def _differentiable(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients in operations that can be differentiated again; the last of ``grads`` is of the r-wide products."""
+    *dys, d_narrow = grads
+    needs = ctx.needs_input_grad
+    out: list[Tensor | None] = [None] * len(needs)
+    x, narrow, mask, *flat = ctx.saved_tensors
+    parts, downs = _parts(flat), _trains(needs)[0]
+    seen = None
+    if downs:
+        x = x if ctx.rebuild is None else ctx.rebuild(ctx.next_functions[0][0])
+        seen = under_mask(x.reshape(-1, x.shape[-1]), mask)
+    dx, end = None, 0
+    for i, (part, dy, scaling) in enumerate(zip(parts, dys, ctx.scalings, strict=True)):
+        weight, _, down, middle, up = part
+        begin, end, at = end, end + down.shape[0], _FIRST + i * _WIDTH
+        dz = None if d_narrow is None else d_narrow[:, begin:end]
+        if dy is not None:
+            dy = dy.reshape(-1, dy.shape[-1])
+            back = dy.mm(up) * scaling
+            back = back if middle is None else back * middle
+            dz = back if dz is None else dz + back
+            if needs[at + _MIDDLE] or needs[at + _UP]:
+                product = narrow[:, begin:end].T.mm(dy) * scaling
+                out[at + _MIDDLE] = (product * up.T).sum(1) if needs[at + _MIDDLE] else None
+                out[at + _UP] = (product if middle is None else product * middle.unsqueeze(1)).T
+            if needs[0]:
+                dx = dy.mm(weight) if dx is None else dx + dy.mm(weight)
+        if dz is None:
+            continue
+        if needs[at + _DOWN] and seen is not None:
+            out[at + _DOWN] = dz.T.mm(seen)
+        if needs[0]:
+            low = under_mask(dz.mm(down), mask)
+            dx = low if dx is None else dx + low
+    out[0] = dx if dx is None else dx.view(ctx.shape)
+    return tuple(out)
 
 
 def _parts(flat: Sequence[Any]) -> list[Sequence[Any]]:
@@ -171,7 +215,7 @@ def fused_parts(x: Tensor, parts: Sequence[Part], mask: Tensor | None = None, sc
     """
     flat = [tensor for part in parts for tensor in part[:_WIDTH]]
     made: Any = _LinearsWithChains.apply(x, mask, rebuilder(x), [part.scaling * scale for part in parts], *flat)
-    return (made,) if len(parts) == 1 else made
+    return made[:-1]
 
 
 def fused(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .compiled import Compiled, compiled_for
-from .dropout import masked
+from .dropout import under_mask
 from .producer import Again
 
 
@@ -52,12 +52,12 @@ class Products(Protocol):
 
 class _Torch:
     def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
-        return _under(x, mask).mm(matrix.T)
+        return under_mask(x, mask).mm(matrix.T)
 
     def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
         matrix, middle, scaling = factor
         made = (z if middle is None else z * middle).mm(matrix)
-        return _under(made if scaling == 1.0 else made.mul_(scaling), mask)
+        return under_mask(made if scaling == 1.0 else made.mul_(scaling), mask)
 
     def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         matrix, middle, scaling = factor
@@ -77,11 +77,7 @@ class _Torch:
 
     def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
         rows = x.make() if isinstance(x, Again) else x
-        return u.T.mm(_under(rows.view(u.shape[0], -1), mask))
-
-
-def _under(rows: Tensor, mask: Tensor | None) -> Tensor:
-    return rows if mask is None else masked(rows, mask.view(rows.shape))
+        return u.T.mm(under_mask(rows.view(u.shape[0], -1), mask))
 
 
 class _Native:

@@ -101,11 +101,24 @@ def _free(node: Any, kept: Sequence[str]) -> bool:
 
 
 def _layer_norm(node: Any) -> Tensor:
+    if torch.is_grad_enabled():
+        return _differentiable_norm(node)
     out = (node._saved_input - node._saved_result1).mul_(node._saved_result2)
     weight, bias = node._saved_weight, node._saved_bias
     if weight is not None:
         out.mul_(weight)
     return out if bias is None else out.add_(bias)
+
+
+def _differentiable_norm(node: Any) -> Tensor:
+    """A layer norm whose statistics have a history; those that its node keeps have none."""
+    x, rstd, weight, bias = node._saved_input, node._saved_result2, node._saved_weight, node._saved_bias
+    dims = tuple(range(-len(node._saved_normalized_shape), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    var = centred.square().mean(dims, keepdim=True)
+    out = centred * (var + (rstd.detach() ** -2 - var.detach())).rsqrt()  # the node does not tell its epsilon
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
 
 
 def _gelu(node: Any) -> Tensor:

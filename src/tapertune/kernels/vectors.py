@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..methods import Chain, Diagonal, Matrix
 from ..methods.base import Tensors
+from .transforms import graph_wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class _FoldedLinear(torch.autograd.Function):
         u: Tensor | None,
         b: Tensor,
         v: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         rows = x.reshape(-1, x.shape[-1])
         up = _up(u, b, v).to(x.dtype)
         folded = _folded(weight, a, up, scaling, form)
@@ -91,18 +91,26 @@ class _FoldedLinear(torch.autograd.Function):
         if form.apart:
             torch.addmm(y, rows, weight.T, out=y)
         needs = ctx.needs_input_grad
-        seen = (rows if form.wide else rows.mm(a.T.to(x.dtype))) if needs[6] or needs[8] else None
+        vectors = needs[6] or needs[8]
+        # an output, so that gradients which are differentiated again reach the input through it
+        narrow = rows.mm(a.T.to(x.dtype)) if vectors and not form.wide else None
+        seen = x if vectors and form.wide else narrow
         kept = folded if form.keep else up
         base = weight if form.apart or not form.keep else None
         ctx.save_for_backward(seen, *((kept, base) if needs[0] else (None, None)), a, u, b, v)
+        ctx.weight = weight if needs[0] else None
         ctx.shape, ctx.scaling, ctx.form = x.shape, scaling, form
-        return y.view(*x.shape[:-1], weight.shape[0])
+        ctx.set_materialize_grads(False)
+        return y.view(*x.shape[:-1], weight.shape[0]), narrow
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
+        ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
+        if grads[1] is not None or graph_wanted(grads):
+            return _differentiable(ctx, *grads)
+        if grads[0] is None:
+            return (None,) * 9
         seen, kept, weight, a, u, b, v = ctx.saved_tensors
         needs, scaling, form = ctx.needs_input_grad, ctx.scaling, ctx.form
         dy = grads[0].reshape(-1, b.shape[0])
@@ -114,7 +122,8 @@ class _FoldedLinear(torch.autograd.Function):
             dx = dx.view(ctx.shape)
         if seen is not None:
             # r x d_out is the fast orientation of a narrow product
-            t = dy.T.mm(seen).mm(a.T.to(dy.dtype)) if form.wide else seen.T.mm(dy).T
+            wide = form.wide
+            t = dy.T.mm(seen.reshape(dy.shape[0], -1)).mm(a.T.to(dy.dtype)) if wide else seen.T.mm(dy).T
             t = t.to(b.dtype).mul_(b)
             if scaling != 1.0:
                 t = t.mul_(scaling)
@@ -123,6 +132,28 @@ class _FoldedLinear(torch.autograd.Function):
             if needs[8]:
                 dv = t.sum(1) if u is None else t.mv(u)
         return dx, None, None, None, None, None, du, None, dv
+
+
+def _differentiable(ctx: Any, dy: Tensor | None, d_narrow: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients in operations that can be differentiated again; ``d_narrow`` is of the r-wide product."""
+    seen, _, _, a, u, b, v = ctx.saved_tensors
+    needs, scaling, form = ctx.needs_input_grad, ctx.scaling, ctx.form
+    dx = du = dv = None
+    if d_narrow is not None and needs[0]:
+        dx = d_narrow.mm(a.to(d_narrow.dtype))
+    if dy is not None:
+        dy = dy.reshape(-1, b.shape[0])
+        if needs[0]:
+            up = b if u is None else b * u
+            up = (up if v is None else up * v.unsqueeze(1)).to(dy.dtype)
+            back = dy.mm(ctx.weight) + dy.mm(up).mm(a.to(dy.dtype)) * scaling
+            dx = back if dx is None else dx + back
+        if seen is not None:
+            z = seen.reshape(dy.shape[0], -1).mm(a.T.to(dy.dtype)) if form.wide else seen
+            t = dy.T.mm(z).to(b.dtype) * b * scaling
+            du = (t.sum(0) if v is None else t.T.mv(v)) if needs[6] else None
+            dv = (t.sum(1) if u is None else t.mv(u)) if needs[8] else None
+    return dx if dx is None else dx.view(ctx.shape), None, None, None, None, None, du, None, dv
 
 
 def _folded(weight: Tensor, a: Tensor, up: Tensor, scaling: float, form: Form) -> Tensor:
@@ -151,4 +182,4 @@ def folded_vectors(
     if not torch.is_grad_enabled():  # a node is told that a vector asks for a gradient even where none can be taken
         u, v = (None if vector is None else vector.detach() for vector in (u, v))
     made: Any = _FoldedLinear.apply(x, weight, bias, scaling, form, a, u, b, v)
-    return made
+    return made[0]

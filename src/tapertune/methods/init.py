@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from .base import Init
 
 
+@dataclass(frozen=True)
+class Fill:
+    """Fills a tensor by one of ``torch.nn.init``'s functions. Unlike a closure, it can be pickled with a model.
+
+    Args:
+        function: takes the tensor and the values.
+        values: the function's other arguments, by name.
+    """
+
+    function: Callable[..., Any]
+    values: tuple[tuple[str, float], ...]
+
+    def __call__(self, tensor: Tensor) -> None:
+        self.function(tensor, **dict(self.values))
+
+
 def kaiming_uniform(a: float = 0.0) -> Init:
     """Uniform within sqrt(6 / ((1 + a^2) fan_in)) of zero; ``a = sqrt(5)`` is ``torch.nn.Linear``'s own."""
-
-    def init(tensor: Tensor) -> None:
-        nn.init.kaiming_uniform_(tensor, a=a)
-
-    return init
+    return Fill(nn.init.kaiming_uniform_, (("a", a),))
 
 
 def constant(value: float) -> Init:
     """Every element ``value``."""
-
-    def init(tensor: Tensor) -> None:
-        nn.init.constant_(tensor, value)
-
-    return init
+    return Fill(nn.init.constant_, (("val", value),))
 
 
 def normal(std: float) -> Init:
     """Normal around zero."""
-
-    def init(tensor: Tensor) -> None:
-        nn.init.normal_(tensor, std=std)
-
-    return init
+    return Fill(nn.init.normal_, (("std", std),))
 
 
 zeros = constant(0.0)

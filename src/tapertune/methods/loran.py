@@ -35,6 +35,9 @@ class Sinter(Map):
         super().__init__(lambda x: torch.addcmul(x, x, torch.sin(omega * x), value=amplitude))
         self.amplitude, self.omega = amplitude, omega
 
+    def __reduce__(self) -> tuple[type[Sinter], tuple[float, float]]:
+        return Sinter, (self.amplitude, self.omega)
+
     # In as few tensors as will do: on a processor, memory touched for the first time costs more than the arithmetic.
 
     def apply_(self, m: Tensor) -> Tensor:
@@ -108,7 +111,18 @@ def function(settings: LoranSettings) -> Map:
         y = f(x, settings.amplitude, settings.omega)
         return y - at_zero if at_zero else y
 
-    return Map(mapped)
+    return _OfSettings(mapped, settings)
+
+
+class _OfSettings(Map):
+    """A map that pickles as the settings it comes from."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], settings: LoranSettings) -> None:
+        super().__init__(function)
+        self.settings = settings
+
+    def __reduce__(self) -> tuple[Callable[[LoranSettings], Map], tuple[LoranSettings]]:
+        return function, (self.settings,)
 
 
 LORAN = Method(

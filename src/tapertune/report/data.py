@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import TapertuneError
 from ..events import Event, read_events
+from ..redaction import hide_secrets
 from .curves import (
     Curve,
     Evaluation,
@@ -85,7 +86,7 @@ class RunData:
     def section(self, key: str) -> Mapping[str, Any]:
         """An object of ``run.json`` such as ``settings``, empty where it is not recorded."""
         value = self.record.get(key)
-        return value if isinstance(value, Mapping) else {}
+        return hide_secrets(value) if isinstance(value, Mapping) else {}  # a report is for others to read
 
     @property
     def notice(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import TapertuneError, bad_value, nearest
+from ..redaction import HIDDEN, is_secret
 
 DEFAULT_LEARNING_RATE = {"aflora": 1e-2, "full": 1e-4}
 _LEAST = {
@@ -63,7 +64,8 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
         try:
             TypeAdapter(hints[key]).validate_python(value, strict=True)
         except ValidationError as error:
-            raise bad_value(f"training.{key}", value, _wanted(hints[key])) from error
+            shown = HIDDEN if is_secret(key) else value
+            raise bad_value(f"training.{key}", shown, _wanted(hints[key])) from error
         if key in _LEAST and value is not None and value < _LEAST[key]:
             raise bad_value(f"training.{key}", value, f"{_LEAST[key]} or more")
     if training.get("max_steps") == 0:

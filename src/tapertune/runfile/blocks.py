@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..tasks import Task, declare
+from ..tasks.csv_files import CsvFormat
 
 
 class Block(BaseModel):
@@ -22,6 +23,11 @@ class TaskBlock(BaseModel):
     data: str | None = Field(None, description="folder of the data, or sample for the one that is shipped")
     train: str | None = Field(None, description="training file, instead of a folder")
     validation: str | None = Field(None, description="validation file, instead of a folder")
+    delimiter: str | None = Field(
+        None, description="of CSV files: a character, or comma, semicolon, tab, pipe, space; none: by the file's ending"
+    )
+    encoding: str | None = Field(None, description="of CSV files, such as latin-1; none: UTF-8, or as their marks say")
+    quotes: bool = Field(True, description="fields of CSV files may be quoted; false: a quote is text")
     hub: str | None = Field(None, description="data set on the hub, as NAME or NAME:CONFIGURATION")
     max_length: int = Field(0, gt=0, description="tokens at which texts are cut; without it, the task's own")
     train_rows: int | None = Field(None, gt=0, description="take the first so many training rows")
@@ -33,12 +39,18 @@ class TaskBlock(BaseModel):
     def fields(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
+    @property
+    def form(self) -> CsvFormat:
+        """How CSV files are written."""
+        return CsvFormat(delimiter=self.delimiter, encoding=self.encoding, quotes=self.quotes)
+
     def declaration(self) -> Task:
         """The task's declaration.
 
         Raises:
             TapertuneError: no such task, or a field that is no setting of it or has a wrong value.
         """
+        _ = self.form  # checked too
         changes: dict[str, Any] = {} if not self.max_length else {"max_length": self.max_length}
         if self.hub is not None:
             name, _, configuration = self.hub.partition(":")

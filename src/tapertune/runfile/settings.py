@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ..errors import TapertuneError, bad_value, unknown
+from ..redaction import HIDDEN, hide_secrets
 from . import yamlfile
 from .arguments import check_training, training_defaults
 from .blocks import Block, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
@@ -67,8 +68,8 @@ class RunSettings(Block):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """The settings as plain values, as ``run.json`` keeps them."""
-        return self.model_dump()
+        """The settings as plain values, as ``run.json`` keeps them: without secrets."""
+        return hide_secrets(self.model_dump())
 
 
 def load_settings(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunSettings:
@@ -94,7 +95,9 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     settings.task.max_length = settings.task.declaration().max_length
     _check_method(settings)
     _check_quantization(settings)
-    settings.training = {**training_defaults(settings.method.name), **check_training(settings.training)}
+    # a record's settings name its secrets without their values: these come from the environment or are given anew
+    given = {name: value for name, value in settings.training.items() if value != HIDDEN}
+    settings.training = {**training_defaults(settings.method.name), **check_training(given)}
     return settings
 
 

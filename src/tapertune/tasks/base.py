@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
+
+from .classes import Classes, Label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,10 @@ class Task:
     labels: tuple[str, ...] = field(
         default=(), metadata={"help": "class names by number; empty: the values found in the training file, sorted"}
     )
+    values: tuple[Label, ...] = field(
+        default=(),
+        metadata={"help": "the classes found in the training file, as they are written there: text, number or truth"},
+    )
     metrics: tuple[str, ...] = field(metadata={"help": "metric names; the first is the main one"})
     scale: float = field(default=1.0, metadata={"help": "labels are divided by it for training (regression)"})
     low: float | None = field(default=None, metadata={"help": "smallest label allowed (regression)"})
@@ -44,3 +51,12 @@ class Task:
     @property
     def main_metric(self) -> str:
         return self.metrics[0]
+
+    @cached_property
+    def classes(self) -> Classes:
+        """``labels``, to be looked up."""
+        return Classes.of(self.labels)
+
+    def written_label(self, number: int) -> Label:
+        """A class as the training file has it, else its name."""
+        return self.values[number] if self.values else self.labels[number]

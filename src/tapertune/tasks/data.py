@@ -9,7 +9,7 @@ comes with the package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -17,14 +17,19 @@ from typing import TypeVar
 
 from ..errors import TapertuneError, nearest
 from .base import Task
+from .csv_files import CsvFormat
 from .fields import BadField, UnknownLabel
-from .files import SUFFIXES, Table, open_table
+from .files import CSV, SUFFIXES, Table, open_table
 from .hub import hub_tables
 from .kinds import Example, Kind, get_kind
+from .remarks import label_remarks, overlap_remarks
 
 SAMPLE = "sample"
 TOLERATED = 0.01  # share of rows that cannot be used beyond which a run stops
 _NAMED = 8  # so many places are named in a message
+_LISTED = 20  # so many columns
+_GUESSED = 1000  # among more columns none is looked for that is like a misspelt one
+_ANY = CsvFormat()
 T = TypeVar("T")
 
 
@@ -52,12 +57,14 @@ class Split:
 class Data:
     """A task's checked data. ``task`` has its labels; ``evaluation`` maps split names to rows, main one first.
 
-    ``train`` is a table whose rows are not checked yet where the data are streamed.
+    ``train`` is a table whose rows are not checked yet where the data are streamed. ``notes`` say what is likely a
+    slip.
     """
 
     task: Task
     train: Split | Table
     evaluation: dict[str, Split]
+    notes: list[str] = field(default_factory=list)
 
 
 def load(
@@ -70,6 +77,7 @@ def load(
     validation_rows: int | None = None,
     skip_bad_rows: bool = False,
     stream: bool = False,
+    form: CsvFormat = _ANY,
 ) -> Data:
     """Reads and checks a task's rows.
 
@@ -80,11 +88,12 @@ def load(
         train_rows, validation_rows: take the first so many rows only.
         skip_bad_rows: leave out rows that cannot be used, however many.
         stream: leave the training rows where they are.
+        form: how CSV files are written.
 
     Raises:
         TapertuneError: a file or column is missing, or rows are wrong; the message names file, line and field.
     """
-    training, evaluation = _tables(task, data, train, validation, stream)
+    training, evaluation = _tables(task, data, train, validation, form, stream=stream)
     training = _first(training, train_rows)
     kind = get_kind(task.kind)
     check_columns(kind, task, training)
@@ -92,7 +101,33 @@ def load(
     splits = {name: check(task, _first(table, validation_rows), skip_bad_rows) for name, table in evaluation.items()}
     for split in splits.values():
         kind.check_split(task, split.examples, split.name)
-    return Data(task=task, train=training if stream else check(task, training, skip_bad_rows), evaluation=splits)
+    rows = training if stream else check(task, training, skip_bad_rows)
+    known = rows.examples if isinstance(rows, Split) else None
+    notes = label_remarks(task, None if known is None else len(known))
+    held_out = {name: (split.name, split.examples) for name, split in splits.items()}
+    notes += overlap_remarks(training.name, known, held_out)
+    return Data(task=task, train=rows, evaluation=splits, notes=notes)
+
+
+def check_files(
+    task: Task,
+    *,
+    data: str | None = None,
+    train: str | None = None,
+    validation: str | None = None,
+    form: CsvFormat = _ANY,
+) -> None:
+    """Are the files that are named there, and do they have the task's columns? Of each only the first row is read, and
+    nothing of what is on the hub. Arguments are those of ``load``.
+
+    Raises:
+        TapertuneError: a file is missing or cannot be read, or lacks a column.
+    """
+    if data is None and train is None and validation is None:
+        return
+    training, evaluation = _tables(task, data, train, validation, form)
+    for table in (training, *evaluation.values()):
+        check_columns(get_kind(task.kind), task, table)
 
 
 def load_evaluation(
@@ -102,14 +137,15 @@ def load_evaluation(
     validation: str | None = None,
     validation_rows: int | None = None,
     skip_bad_rows: bool = False,
+    form: CsvFormat = _ANY,
 ) -> dict[str, Split]:
     """The splits to evaluate alone, of a task whose labels are known. Arguments and errors are those of ``load``."""
     if validation is not None:
-        tables = {task.evaluation[0]: open_table(Path(validation))}
+        tables = {task.evaluation[0]: open_table(Path(validation), form)}
     elif data is None:
         tables = hub_tables(task, task.evaluation)
     else:
-        tables = _evaluation_tables(task, _data_folder(task, data))
+        tables = _evaluation_tables(task, _data_folder(task, data), form)
     splits = {name: check(task, _first(table, validation_rows), skip_bad_rows) for name, table in tables.items()}
     for split in splits.values():
         get_kind(task.kind).check_split(task, split.examples, split.name)
@@ -158,12 +194,14 @@ def checked_rows(
 
 def check_columns(kind: Kind, task: Task, table: Table, *, labelled: bool = True) -> None:
     """Raises TapertuneError unless the table has the columns that the task reads."""
-    columns = list(table.first())
+    columns = table.first()
     for column in kind.columns(task, labelled=labelled):
         if column not in columns:
-            guess = nearest(column, columns)
+            guess = nearest(column, columns) if len(columns) <= _GUESSED else None
             hint = f"did you mean {guess!r}? " if guess else ""
-            raise TapertuneError(f"{table.name} has no column {column!r}: {hint}Columns: {', '.join(columns)}")
+            listed = ", ".join(name if name.isprintable() else repr(name) for name in islice(columns, _LISTED))
+            more = f" and {len(columns) - _LISTED} more" if len(columns) > _LISTED else ""
+            raise TapertuneError(f"{table.name} has no column {column!r}: {hint}Columns: {listed}{more}")
 
 
 def _skipped(table: Table, bad: list[tuple[int, str]], rows: int, skip: bool) -> str:
@@ -182,28 +220,40 @@ def _skipped(table: Table, bad: list[tuple[int, str]], rows: int, skip: bool) ->
 
 
 def _tables(
-    task: Task, data: str | None, train: str | None, validation: str | None, stream: bool
+    task: Task, data: str | None, train: str | None, validation: str | None, form: CsvFormat, *, stream: bool = False
 ) -> tuple[Table, dict[str, Table]]:
     if train is not None or validation is not None:
         if train is None or validation is None:
             raise TapertuneError("task.train and task.validation go together: name both files")
         if data is not None:
             raise TapertuneError("task.data and task.train exclude each other: name a folder or two files")
-        return open_table(Path(train)), {task.evaluation[0]: open_table(Path(validation))}
+        _check_form(form, [train, validation])
+        return open_table(Path(train), form), {task.evaluation[0]: open_table(Path(validation), form)}
     if data is None:
+        _check_form(form, [])
         tables = hub_tables(task, ("train", *task.evaluation), stream=stream)
         return tables.pop("train"), tables
     folder = _data_folder(task, data)
-    evaluation = _evaluation_tables(task, folder)
-    return open_table(_required(folder, _stems(task, "train"))), evaluation
+    evaluation = _evaluation_tables(task, folder, form)
+    training = open_table(_required(folder, _stems(task, "train")), form)
+    _check_form(form, [training.name, *(table.name for table in evaluation.values())])
+    return training, evaluation
 
 
-def _evaluation_tables(task: Task, folder: Path) -> dict[str, Table]:
+def _check_form(form: CsvFormat, names: list[str]) -> None:
+    """Raises TapertuneError if it is said how CSV files are written and there are none."""
+    changed = [one.name for one in fields(form) if getattr(form, one.name) != one.default]
+    if changed and not any(name.endswith(CSV) for name in names):
+        which = f", and {names[0]!r} is none" if names else ""
+        raise TapertuneError(f"task.{changed[0]} is for CSV files{which}")
+
+
+def _evaluation_tables(task: Task, folder: Path, form: CsvFormat) -> dict[str, Table]:
     found = [(name, file) for name in task.evaluation if (file := _file(folder, _stems(task, name)))]
     if not found:
         main = task.evaluation[0]
         found = [(main, _required(folder, (*_stems(task, main), *(s for s in ("validation", "heldout") if s != main))))]
-    return {name: open_table(file) for name, file in found}
+    return {name: open_table(file, form) for name, file in found}
 
 
 def _data_folder(task: Task, data: str) -> Path:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
+
+Row = dict[str, Any]
+Numbered = Iterator[tuple[int, "Row | BadField"]]  # rows by line or number
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 
 
 class BadField(ValueError):
@@ -38,10 +44,10 @@ def text(row: dict[str, Any], column: str) -> str:
 
 
 def whole(found: Any) -> int | None:
-    """A whole number, however it is written, or None.
+    """A whole number, or a text that is one and would be written in the same way, or None.
 
-    >>> whole("2"), whole(2.0), whole(True), whole("two")
-    (2, 2, None, None)
+    >>> whole("2"), whole(2.0), whole(True), whole("two"), whole("02")
+    (2, 2, None, None, None)
     """
     if isinstance(found, bool):
         return None
@@ -49,12 +55,22 @@ def whole(found: Any) -> int | None:
         return found
     if isinstance(found, float) and found.is_integer():
         return int(found)
-    if isinstance(found, str) and found.strip().lstrip("-").isdecimal():
+    if isinstance(found, str) and _WHOLE.fullmatch(found.strip()):
         return int(found)
     return None
 
 
 def bad(column: str, found: Any, allowed: str, kind: type[BadField] = BadField) -> BadField:
     """The error for a field's value."""
-    shown = repr(found) if len(repr(found)) <= 60 else repr(found)[:57] + "..."
-    return kind(f"field {column!r} is {shown}; it must be {allowed}")
+    return kind(f"field {column!r} is {short(found)}; it must be {allowed}")
+
+
+def short(found: Any, most: int = 60) -> str:
+    """A value as it is shown in a message, cut to so many characters.
+
+    >>> short("a" * 100, 10)
+    "'aaaaaa..."
+    """
+    # The first characters of a text are enough: there may be millions.
+    shown = repr(found[:most] if isinstance(found, str) else found)
+    return shown if len(shown) <= most else shown[: most - 3] + "..."

@@ -84,6 +84,9 @@ class GenerationTask(Task):
     reference: str | None = field(
         default=None, metadata={"help": "column that answers are scored against; none: the label column"}
     )
+    tools: str | None = field(
+        default=None, metadata={"help": "column of the tools that a conversation may call; rows may leave it out"}
+    )
     conversation: bool = field(default=False, metadata={"help": "the text column holds messages with role and content"})
     train_on_prompt: bool = field(default=False, metadata={"help": "loss on the prompt's tokens too (decoders)"})
     cut: Cut | None = field(
@@ -224,6 +227,7 @@ def prompt_completion(
 def chat(
     *,
     messages: str = "messages",
+    tools: str | None = "tools",
     metrics: tuple[str, ...] | list[str] = ("exact_match", "rougeL"),
     kind: str = "causal_lm",
     train_on_prompt: bool = False,
@@ -232,10 +236,13 @@ def chat(
     cut_answers: bool = False,
     generation: Mapping[str, Any] | None = None,
 ) -> GenerationTask:
-    """A user's own conversations: lists of messages with ``role`` and ``content``, the last by the assistant.
+    """A user's own conversations: lists of messages with ``role`` and ``content``, the last by the assistant. What else
+    a message has (``tool_calls``, ``name`` ...) reaches the chat template as well.
 
     Args:
         messages: the column of the conversation.
+        tools: the column of the tools it may call, as the chat template reads them: a list, or JSON text of one. Rows
+            may leave it out.
         metrics: names from ``TEXT_METRICS``, the main one first.
         kind, train_on_prompt, cut, max_answer_length, cut_answers, generation: as ``GenerationTask`` describes them.
 
@@ -247,6 +254,7 @@ def chat(
         text=(messages,),
         label=messages,
         conversation=True,
+        tools=tools,
         metrics=tuple(metrics),
         kind=kind,
         format="chat",

@@ -14,12 +14,12 @@ from ..errors import TapertuneError
 
 Format = Literal["alpaca", "plain", "chat"]
 Cut = Literal["middle", "start", "end"]
-Message = dict[str, str]
+Message = dict[str, Any]  # role, content, and what else the template reads: tool_calls, name ...
 Piece = tuple[str, bool]  # text, and whether it is an answer
 
 FORMATS: tuple[Format, ...] = ("alpaca", "plain", "chat")
 CUTS: tuple[Cut, ...] = ("middle", "start", "end")
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 IGNORED = -100  # labels that no loss is computed for
 LEAST_PROMPT = 16  # an example whose prompt would be cut to fewer tokens teaches nothing
 
@@ -83,21 +83,23 @@ def messages_of(example: dict[str, Any], *, answered: bool) -> list[Message]:
 
 
 def _reply(example: dict[str, Any]) -> Message:
-    return {"role": "assistant", "content": example["answer"]}
+    return example.get("reply") or {"role": "assistant", "content": example["answer"]}
 
 
 def pieces(example: dict[str, Any], format: Format, tokenizer: Any, *, answered: bool) -> list[Piece]:
     """An example's text in pieces, prompts and answers by turns, the prompt first.
 
     Args:
-        example: ``instruction``, ``context`` and ``answer``, or ``messages`` (up to the last prompt) and ``answer``.
+        example: ``instruction``, ``context`` and ``answer``, or ``messages`` (up to the last prompt) and ``answer``,
+            with ``reply`` in its place where that is more than text, and ``tools``.
         format: of the prompt.
         tokenizer: its chat template is used for chats; without one, turns are marked as in the Alpaca format.
         answered: with the answer; else the prompt alone.
     """
     if format == "chat" or "messages" in example:
-        messages = messages_of(example, answered=answered)
-        return _templated(messages, tokenizer) if tokenizer.chat_template else _marked(messages)
+        messages, tools = messages_of(example, answered=answered), example.get("tools")
+        check_template(tokenizer, messages, tools)
+        return _templated(messages, tokenizer, tools) if tokenizer.chat_template else _marked(messages)
     make = alpaca if format == "alpaca" else plain
     prompt = make(example["instruction"], example["context"])
     return [(prompt, False), *([(example["answer"], True)] if answered else [])]
@@ -116,15 +118,15 @@ def _marked(messages: Sequence[Message]) -> list[Piece]:
     return found if messages[-1]["role"] == "assistant" else [*found, (f"{prompt}### Assistant:\n", False)]
 
 
-def _templated(messages: Sequence[Message], tokenizer: Any) -> list[Piece]:
+def _templated(messages: Sequence[Message], tokenizer: Any, tools: list[Any] | None = None) -> list[Piece]:
     """The template's text, cut where answers begin and end. Behind an end-of-turn token nothing is the answer's."""
     found: list[Piece] = []
     done = ""
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(messages[:number], tokenizer, prompt=True)
-        after = _render(messages[: number + 1], tokenizer)
+        before = _render(messages[:number], tokenizer, tools, prompt=True)
+        after = _render(messages[: number + 1], tokenizer, tools)
         if not before.startswith(done) or not after.startswith(before):
             raise TapertuneError(
                 "the tokenizer's chat template rewrites earlier turns, so that answers cannot be told from prompts: "
@@ -136,15 +138,33 @@ def _templated(messages: Sequence[Message], tokenizer: Any) -> list[Piece]:
         found += [(before[len(done) :], False), (answer, True)]
         done = before + answer
     if messages[-1]["role"] != "assistant":
-        found.append((_render(messages, tokenizer, prompt=True)[len(done) :], False))
+        found.append((_render(messages, tokenizer, tools, prompt=True)[len(done) :], False))
     return found
 
 
-def _render(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> str:
+def _render(
+    messages: Sequence[Message], tokenizer: Any, tools: list[Any] | None = None, *, prompt: bool = False
+) -> str:
+    given = {"tools": tools} if tools else {}
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt, **given)
     except Exception as error:  # a template is a program of the model's authors: it raises what it likes
         raise TapertuneError(f"the tokenizer's chat template refuses a conversation: {error}") from error
+
+
+def check_template(tokenizer: Any, messages: Sequence[Message], tools: list[Any] | None) -> None:
+    """Does the tokenizer's chat template show all of a conversation? Templates pass over what they do not know.
+
+    Raises:
+        TapertuneError: there are tools, or calls of them, that it does not show.
+    """
+    calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+    for there, name, what in ((tools, "tools", "tools"), (calls, "tool", "calls of tools")):
+        if there and not (tokenizer.chat_template and name in tokenizer.get_chat_template(None, tools)):
+            raise TapertuneError(
+                f"a conversation has {what}, which the tokenizer's chat template does not show: use a model whose"
+                " template does, or leave them out (task.tools: null for the tools)"
+            )
 
 
 def decoder_tokens(
@@ -215,7 +235,10 @@ def _without_oldest(example: dict[str, Any]) -> dict[str, Any] | None:
     if not replies:
         return None
     kept = [message for message in messages[: replies[0]] if message["role"] == "system"]
-    return {**example, "messages": [*kept, *messages[replies[0] + 1 :]]}
+    # A reply that calls tools goes with what they answered.
+    later = range(replies[0] + 1, len(messages))
+    asked = next((number for number in later if messages[number]["role"] == "user"), None)
+    return None if asked is None else {**example, "messages": [*kept, *messages[asked:]]}
 
 
 def cut_ids(ids: list[int], room: int, how: Cut) -> list[int]:

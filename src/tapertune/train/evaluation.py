@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import TapertuneError
 from ..host import updates_kept
@@ -20,9 +19,10 @@ from ..tasks import data as rows_of
 from ..tasks.counts import Counts
 from ..tasks.counts import notes as notes_of
 from ..tasks.encode import encode
-from ..tasks.fields import BadField
-from ..tasks.files import Row, Table, open_table
+from ..tasks.fields import BadField, Numbered, Row
+from ..tasks.files import Table, open_table
 from ..tasks.kinds import Example, get_kind
+from ..tasks.output import ENDINGS, written_rows
 from .distributed import is_first
 from .measure import Measured, measure
 from .prepare import check_model_length, data_notes
@@ -30,7 +30,6 @@ from .trained_folder import TrainedFolder, forward_with, load_trained, open_fold
 
 Progress = Callable[[int], None]
 Start = Callable[[int], Progress]
-WRITTEN = (".jsonl", ".csv")
 _CHUNK = 4096  # rows in memory at once
 
 
@@ -79,6 +78,7 @@ def evaluate(
         validation=block.validation,
         validation_rows=block.validation_rows,
         skip_bad_rows=block.skip_bad_rows,
+        form=block.form,
     )
     model, tokenizer = load_trained(folder, chosen)
     check_model_length(folder.base, model, chosen.max_length)
@@ -99,33 +99,50 @@ def predict(
     task: str | None = None,
     base: str | None = None,
     batch_size: int | None = None,
+    overwrite: bool = False,
     start: Start,
     **given: Any,
 ) -> tuple[int, list[str]]:
-    """Writes a file's rows with the model's answers; returns their number and notes. The other arguments are those of
-    ``evaluate``.
+    """Writes a file's rows with the model's answers; returns their number and notes.
+
+    Args:
+        path, task, base, batch_size, start, **given: as those of ``evaluate``.
+        file: with the rows.
+        out: is written when all is done.
+        overwrite: replace a file that is there, and columns of the rows that are called as those of answers.
 
     Raises:
         TapertuneError: something of that cannot be used; ``out`` is not written then.
     """
-    if not out.name.endswith(WRITTEN):
-        raise TapertuneError(f"--out is {str(out)!r}; its name must end in {' or '.join(WRITTEN)}")
+    if not out.name.endswith(ENDINGS):
+        raise TapertuneError(f"--out is {str(out)!r}; its name must end in {' or '.join(ENDINGS)}")
     check_out(out)
     if out.exists() and file.exists() and out.samefile(file):
         raise TapertuneError(f"--out is {str(out)!r}, the file with the rows: name another")
+    if os.path.lexists(out) and not overwrite:
+        raise TapertuneError(f"--out is {str(out)!r}, which is there already: --overwrite replaces it")
     folder = open_folder(path, base)
     block = task_block(folder, task, given)
     chosen = task_of(folder, block)
-    table = open_table(file)
-    checked = rows_of.check(chosen, table, block.skip_bad_rows if block else False, labelled=False)
+    kind = get_kind(chosen.kind)
+    table = open_table(file, *([block.form] if block else []))
+    columns: dict[str, None] = {}
+    noted = _noting(table, columns)
+    checked = rows_of.check(chosen, noted, block.skip_bad_rows if block else False, labelled=False)
+    answered = kind.answer_columns(chosen)
+    if not overwrite and (own := next((name for name in answered if name in columns), None)):
+        raise TapertuneError(f"{table.name} has a column {own!r} itself: --overwrite puts the answers in its place")
     notes = [checked.skipped] if checked.skipped else []
     count = len(checked)
     del checked
     model, tokenizer = load_trained(folder, chosen)
     check_model_length(folder.base, model, chosen.max_length)
     forward = forward_with(folder, model, tokenizer, batch_size, start(count))
-    cut, kind = 0, get_kind(chosen.kind)
-    with _writer(out) as write, updates_kept(model):
+    cut = 0
+    columns.update(dict.fromkeys(answered))
+    # Of several processes the first one writes.
+    writing = written_rows(out, list(columns)) if is_first() else nullcontext(lambda row: None)
+    with writing as write, updates_kept(model):
         usable = _usable(chosen, table)
         while chunk := list(islice(usable, _CHUNK)):
             encoded = encode(chosen, [example for _, example in chunk], tokenizer, chosen.max_length, train=False)
@@ -154,36 +171,13 @@ def _usable(task: Task, table: Table) -> Iterator[tuple[Row, Example]]:
         yield row, example
 
 
-@contextmanager
-def _writer(out: Path) -> Iterator[Callable[[Row], None]]:
-    """Writes rows to a file that appears when all of them are written; the first process does."""
-    if not is_first():
-        yield lambda row: None
-        return
-    temporary = out.with_name(out.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield _csv_rows(file) if out.name.endswith(".csv") else _json_rows(file)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _noting(table: Table, columns: dict[str, None]) -> Table:
+    """The table, noting the columns of the rows that are read."""
 
+    def read() -> Numbered:
+        for number, row in table.read():
+            if not isinstance(row, BadField):
+                columns.update(dict.fromkeys(row))
+            yield number, row
 
-def _json_rows(file: IO[str]) -> Callable[[Row], None]:
-    def write(row: Row) -> None:
-        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-    return write
-
-
-def _csv_rows(file: IO[str]) -> Callable[[Row], None]:
-    writers: list[csv.DictWriter[str]] = []
-
-    def write(row: Row) -> None:
-        if not writers:
-            writers.append(csv.DictWriter(file, list(row), extrasaction="ignore"))
-            writers[0].writeheader()
-        plain = {k: json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for k, v in row.items()}
-        writers[0].writerow(plain)
-
-    return write
+    return replace(table, read=read)

@@ -65,6 +65,7 @@ def prepare(settings: RunSettings) -> Prepared:
         validation_rows=block.validation_rows,
         skip_bad_rows=block.skip_bad_rows,
         stream=block.stream,
+        form=block.form,
     )
     _check_best(loaded.task, args)
     _check_plan(settings, total_steps(args, 1 if isinstance(loaded.train, Table) else len(loaded.train)))
@@ -90,7 +91,8 @@ def prepare(settings: RunSettings) -> Prepared:
         evaluation=evaluation,
         args=args,
         counts={name: counts_of(encoded, split.bad) for name, (split, encoded) in splits.items()},
-        notes=[note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")],
+        notes=[note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")]
+        + loaded.notes,
     )
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
+from ..permissions import usual_permissions
+from ..redaction import is_secret
 from ..runfile.record import FILE, read_record
-from ..runfile.settings import RunSettings
+from ..runfile.settings import RunSettings, check_settings
 
 EVENTS = "events.jsonl"
 MARK = "tapertune_run.json"  # written last into a checkpoint: one without it was cut short
@@ -58,8 +60,10 @@ def check_resume(folder: Path, settings: RunSettings) -> Path | None:
     record = read_record(folder)
     if record.status == "done":
         raise TapertuneError(f"nothing to resume: the run in {str(folder)!r} is done")
-    old, new = _flat(record.settings), _flat(json.loads(json.dumps(settings.resolved())))
-    changed = sorted(key for key in {*old, *new} if key != "output_dir" and old.get(key) != new.get(key))
+    # checked anew: a run of an earlier version knows nothing of later settings, which are then as they are by default
+    old, new = (_flat(json.loads(json.dumps(s.resolved()))) for s in (check_settings(record.settings), settings))
+    keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
+    changed = sorted(key for key in keys if old.get(key) != new.get(key))
     if changed:
         shown = ", ".join(f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in changed)
         raise TapertuneError(f"cannot resume {str(folder)!r} with other settings: {shown}")
@@ -98,6 +102,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 def move_into(source: Path, folder: Path, *, without: tuple[str, ...] = ()) -> None:
     """Moves files from a temporary folder inside into place, each whole."""
+    usual_permissions(source)
     for path in sorted(source.iterdir()):
         if path.name not in without:
             os.replace(path, folder / path.name)

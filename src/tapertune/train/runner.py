@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..redaction import hide_in_text
 from ..runfile import environment
 from ..runfile.record import Parameters, Record, Rows, write_record
 from ..runfile.settings import BASELINES, RunSettings
@@ -68,7 +69,7 @@ def run(
         raise
     except Exception as error:
         if distributed.is_first():
-            reason = f"{type(error).__name__}: {error}"
+            reason = hide_in_text(f"{type(error).__name__}: {error}")
             write_record(folder, record.model_copy(update={"status": "failed", "error": reason}))
         raise
     if distributed.is_first():

@@ -19,6 +19,7 @@ from ..runfile.blocks import TaskBlock
 from ..runfile.record import FILE, read_json, read_record, write_json
 from ..runfile.settings import RunSettings, check_settings
 from ..tasks import Task
+from ..tasks.classes import Label
 from ..tasks.kinds import Forward, get_kind
 from . import distributed
 from .models import load_base
@@ -38,6 +39,7 @@ class TrainedFolder:
         path: of the folder.
         settings: of the run that made it; None for a folder from elsewhere.
         labels: class names that it was trained with, if they are known.
+        values: the same as the training file had them, if they were found there.
         metrics: those of its training, if they are known.
         base: what the base model is loaded from; the folder itself for a whole model.
     """
@@ -45,6 +47,7 @@ class TrainedFolder:
     path: Path
     settings: RunSettings | None
     labels: tuple[str, ...]
+    values: tuple[Label, ...]
     metrics: tuple[str, ...]
     base: str
 
@@ -88,8 +91,8 @@ def open_folder(path: Path, base: str | None = None) -> TrainedFolder:
         base = base or (settings.model if settings else read_json(path / ADAPTER).get("base_model_name_or_path"))
     if not base:
         raise TapertuneError(f"the adapter in {str(path)!r} does not say what its base model is: name it with --base")
-    labels, metrics = (tuple(known.get(name, ())) for name in ("labels", "metrics"))
-    return TrainedFolder(path=path, settings=settings, labels=labels, metrics=metrics, base=base)
+    labels, values, metrics = (tuple(known.get(name, ())) for name in ("labels", "values", "metrics"))
+    return TrainedFolder(path=path, settings=settings, labels=labels, values=values, metrics=metrics, base=base)
 
 
 def task_of(folder: TrainedFolder, block: TaskBlock | None) -> Task:
@@ -105,7 +108,7 @@ def task_of(folder: TrainedFolder, block: TaskBlock | None) -> Task:
     assert chosen is not None, "one of the two is there"
     task = chosen.declaration()
     if own is not None and own.name == task.name and not task.labels:
-        return replace(task, labels=folder.labels, metrics=folder.metrics or task.metrics)
+        return replace(task, labels=folder.labels, values=folder.values, metrics=folder.metrics or task.metrics)
     if not task.labels and task.kind.endswith("classification"):
         task = replace(task, labels=folder.labels or _labels_of_config(folder))
     return task
@@ -161,7 +164,8 @@ def forward_with(
 
 def write_task(folder: Path, task: Task) -> None:
     """Keeps what training has found out of a task, for those who load the folder later."""
-    write_json(folder / TASK_FILE, {"name": task.name, "labels": list(task.labels), "metrics": list(task.metrics)})
+    names = {name: list(getattr(task, name)) for name in ("labels", "values", "metrics")}
+    write_json(folder / TASK_FILE, {"name": task.name, **names})
 
 
 def _saved_names(path: Path) -> set[str]:

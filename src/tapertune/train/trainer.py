@@ -3,6 +3,7 @@ there, and the costs of a run, which survive a resume."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -17,6 +18,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import optimizer_bytes
+from ..permissions import usual_permissions
+from ..redaction import is_secret
 from ..runfile import environment
 from ..runfile.blocks import HeadBlock
 from ..runfile.record import write_json
@@ -102,6 +105,17 @@ class RunTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(model))
         return {id(p): name in decayed for name, p in model.named_parameters() if name in self._head_names}
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer writes its arguments beside the weights: here without what is secret in them."""
+        kept = {f.name: getattr(self.args, f.name) for f in dataclasses.fields(self.args) if is_secret(f.name)}
+        try:
+            for name in kept:
+                setattr(self.args, name, None)
+            super()._save(*args, **kwargs)
+        finally:
+            for name, value in kept.items():
+                setattr(self.args, name, value)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._checkpointing.hold()
         super()._save_checkpoint(model, trial)
@@ -158,6 +172,7 @@ class Checkpointing(TrainerCallback):
         self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, environment.peak_rss_bytes())
         counts = {name: distributed.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
         if distributed.is_first():
+            usual_permissions(folder)
             write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
         self.release()
 

@@ -54,7 +54,9 @@ def test_a_label_of_no_class_is_told_from_a_slip() -> None:
 
 def test_found_classes_are_in_their_own_order() -> None:
     rows = [("x, line 1", {"label": value}) for value in ("b", 10, "2", None, "a", 2.0)]
-    assert found_labels(text_classification(), rows) == ("2", "10", "a", "b")
+    task = found_labels(text_classification(), rows)
+    assert task.labels == ("2", "10", "a", "b")
+    assert task.values == ("2", 10, "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +64,9 @@ def test_found_classes_are_in_their_own_order() -> None:
     [
         (["yes", "yes"], r"dev: column 'label' holds one class only \(yes\); there must be at least two"),
         ([None, None], "holds no class, and None, which is neither a whole number nor a name"),
-        ([0.0, 0.5], r"holds one class only \(0\), and 0.5, which is neither"),
-        ([True, False], "holds no class, and True, which is neither"),
+        ([0.0, 0.5], r"holds one class only \(0.0\), and 0.5, which is neither"),
+        ([True, True], r"holds one class only \(true\)"),
+        ([["a"], {"b": 1}], r"holds no class, and \['a'\], which is neither"),
     ],
 )
 def test_columns_without_classes_show_what_they_hold(values: list[object], message: str) -> None:

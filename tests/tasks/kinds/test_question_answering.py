@@ -159,3 +159,23 @@ def test_bad_rows_are_named(bad: dict[str, Any], message: str) -> None:
 def test_a_stride_without_room_is_refused(tokenizer: Any) -> None:
     with pytest.raises(TapertuneError, match=r"task.stride is 3; it must be less than 3"):
         KIND.encode(V1, [KIND.check(V1, row("warm"))], tokenizer, 10, train=True)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": "tea", "answer_start": 0},
+        {"text": ["tea"], "answer_start": 0},
+        {"text": "t", "answer_start": [0]},
+        {"text": {"a": 1}, "answer_start": {"b": 2}},
+        {"text": [["tea"]], "answer_start": [0]},
+        {"text": ["tea"], "answer_start": [False]},
+        {"text": ["tea"], "answer_start": ["0"]},
+        {"text": ["tea"], "answer_start": [2**80]},
+        {"text": 3, "answer_start": 4},
+        [["tea"]], ["tea"], "tea", 7, None, {}, [None],
+    ],
+)  # fmt: skip
+def test_answers_of_other_forms_are_slips(answers: object) -> None:
+    with pytest.raises(BadField, match="field 'answers' is"):
+        KIND.check(V2, {"question": "what", "context": "tea", "answers": answers})

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
 from tapertune.errors import TapertuneError
-from tapertune.tasks import TASKS
+from tapertune.tasks import TASKS, regression
+from tapertune.tasks.fields import BadField
 from tapertune.tasks.kinds import Predicted, get_kind
 
 KIND, TASK = get_kind("regression"), TASKS["stsb"]
@@ -25,3 +28,16 @@ def test_labels_are_scaled_for_training_and_back_for_the_score() -> None:
 def test_labels_all_alike_cannot_be_correlated() -> None:
     with pytest.raises(TapertuneError, match="dev: all labels are alike, so pearson cannot be computed"):
         KIND.check_split(TASK, [{"texts": ["a", "b"], "label": 0.5}] * 3, "dev")
+
+
+@pytest.mark.parametrize("value", ["1_0", True, b"1", 10**400, "1e999", "nan", "", "1,5", "--5", [1], {}, "0x1"])
+def test_what_is_no_number(value: object) -> None:
+    with pytest.raises(BadField, match=r"field 'y' is .*; it must be a number"):
+        KIND.check(regression(label="y"), {"text": "a", "y": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("1e5", 1e5), ("02.50", 2.5), (Decimal("1.10"), 1.1), (" 3 ", 3), (7, 7)]
+)
+def test_numbers_however_they_are_written(value: object, number: float) -> None:
+    assert KIND.check(regression(label="y"), {"text": "a", "y": value})["label"] == number

@@ -1,4 +1,4 @@
-"""Of one process; two are in tests/bench/test_processes.py."""
+"""Of one process; two are in tests/train/test_distributed.py."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from .layout import (
     saved_modules,
     split_keys,
 )
+from .peft_fields import ADALORA as FIELDS
+from .peft_fields import check_fields
 from .source import Source
 
 _LORALIB = r"(?:module\.)?(?!base_model\.)(?P<module>.+)\.(?P<factor>lora_A|lora_E|lora_B|lora_aa|lora_bb|ranknum)"
@@ -66,7 +68,7 @@ def _read_loralib(source: Source, method: str, format: str, names: dict[str, str
         m: {ours: t[theirs].flatten() if ours == "E" else t[theirs] for theirs, ours in names.items()}
         for m, t in modules.items()
     }
-    fields |= {"modules_to_save": owners(extras) or None}
+    fields |= {"modules_to_save": owners(extras, modules) or None}
     return Imported(method=method, fields=fields, modules=renamed, extras=extras)
 
 
@@ -80,12 +82,13 @@ def read_lora2(source: Source) -> Imported:
 
 
 def read_peft(source: Source) -> Imported:
+    check_fields(source, FIELDS, closed=True)
     modules, rest = split_keys(source, _PEFT, PEFT.name)
     need_factors(source, modules, ("lora_A", "lora_E", "lora_B"))
-    extras = saved_modules(source, rest, r"\.(lora_|ranknum)")
+    extras = saved_modules(source, rest, modules, r"\.(lora_|ranknum)")
     init_r = source.need("init_r", PEFT.name)
     alpha = source.need_alpha(PEFT.name, source.config.get("lora_alpha"), "as trained")
-    fields = peft_fields(source, extras)
+    fields = peft_fields(source, modules, extras)
     fields |= {"init_r": init_r, "lora_alpha": alpha, "dropout": source.config.get("lora_dropout") or 0.0}
     target = source.config.get("target_r")
     if target is not None and target < init_r:

@@ -18,6 +18,7 @@ from .layout import (
     saved_modules,
     split_keys,
 )
+from .peft_fields import LORA, check_fields
 from .source import Source
 
 _NAMES = {"lora_A": "A", "lora_d": "d", "lora_B": "B", "lora_db": "b"}
@@ -38,13 +39,14 @@ def _gsm8k(source: Source) -> bool:
 
 
 def _read(source: Source, format: str) -> tuple[Imported, int]:
+    check_fields(source, LORA, closed=False)
     modules, rest = split_keys(source, _KEY, format)
     need_factors(source, modules, tuple(_NAMES))
-    extras = saved_modules(source, rest, r"\.lora_")
+    extras = saved_modules(source, rest, modules, r"\.lora_")
     r = one_rank(source, modules, "lora_A")
     check_rank_field(source, source.config.get("r"), r)
     renamed = {m: {_NAMES[name]: t for name, t in tensors.items()} for m, tensors in modules.items()}
-    fields = peft_fields(source, extras) | {"r": r, "dropout": source.config.get("lora_dropout") or 0.0}
+    fields = peft_fields(source, modules, extras) | {"r": r, "dropout": source.config.get("lora_dropout") or 0.0}
     return Imported(method="aflora", fields=fields, modules=renamed, extras=extras), r
 
 

@@ -67,11 +67,13 @@ def split_keys(source: Source, pattern: str, format: str) -> tuple[Modules, dict
 
 
 def need_factors(source: Source, modules: Modules, names: tuple[str, ...]) -> None:
-    """Raises TapertuneError naming the first module that lacks one of these factors."""
+    """Raises TapertuneError naming the first module that lacks one of these factors, or has a number for one."""
     for module, tensors in modules.items():
         for name in names:
             if name not in tensors:
                 raise TapertuneError(f"{source.path}: {module}.{name} is missing")
+            if not tensors[name].dim():
+                raise TapertuneError(f"{source.path}: {module}.{name} is a single number")
 
 
 def peft_key(names: str) -> str:
@@ -79,33 +81,59 @@ def peft_key(names: str) -> str:
     return rf"(?:base_model\.model\.)(?P<module>.+?)\.(?P<factor>{names})(?:\.default)?(?:\.weight)?"
 
 
-def saved_modules(source: Source, rest: Mapping[str, Tensor], foreign: str) -> dict[str, Tensor]:
-    """The weights that a PEFT file holds beside the adapter, by path.
+def saved_modules(
+    source: Source, rest: Mapping[str, Tensor], modules: Mapping[str, Any], foreign: str
+) -> dict[str, Tensor]:
+    """The weights that a PEFT file holds beside the adapter, by path. What an adapted layer itself has (PEFT saves an
+    adapted head's) keeps ``base_layer`` in its path, as PEFT loads it.
 
     Raises:
-        TapertuneError: a key that belongs to the adapter (it matches ``foreign``) and is not understood.
+        TapertuneError: a key that belongs to the adapter (it matches ``foreign``), to a trained row of an embedding, or
+            to a layer that is not adapted; two copies of one weight.
     """
-    extras = {}
+    extras: dict[str, Tensor] = {}
     for key, tensor in rest.items():
-        if re.search(foreign, key):
+        layer, inside, _ = key.removeprefix(ROOT).partition(".base_layer.")
+        strange = inside and layer not in modules
+        if strange or re.search(rf"{foreign}|\.(token_adapter|trainable_tokens_)", key):
             raise TapertuneError(f"{source.path}: {key} is nothing that can be imported")
-        if ".original_module." not in key:
-            extras[key.removeprefix(ROOT).replace(".modules_to_save.default", "").replace(".modules_to_save", "")] = (
-                tensor
-            )
+        if ".original_module." in key:
+            continue
+        path = key.removeprefix(ROOT).replace(".modules_to_save.default", "").replace(".modules_to_save", "")
+        if path in extras or _other_copy(key, rest):
+            raise TapertuneError(f"{source.path}: {key} is one of several copies of a module saved whole; keep one")
+        extras[path] = tensor
     return extras
 
 
-def peft_fields(source: Source, extras: Mapping[str, Tensor]) -> dict[str, Any]:
+def _other_copy(key: str, rest: Mapping[str, Tensor]) -> bool:
+    """Whether a saved module's key names another adapter than ``default``, which the file holds, too."""
+    owner, inside, tail = key.partition(".modules_to_save.")
+    beside = f"{owner}{inside}default."
+    return bool(inside) and not tail.startswith("default.") and any(other.startswith(beside) for other in rest)
+
+
+def peft_fields(source: Source, modules: Mapping[str, Any], extras: Mapping[str, Tensor]) -> dict[str, Any]:
     """The fields of PEFT's config that tapertune's has under the same name."""
     names = ("base_model_name_or_path", "task_type", "revision")
-    fields = {name: source.config[name] for name in names if source.config.get(name) is not None}
-    return fields | {"modules_to_save": source.config.get("modules_to_save") or owners(extras) or None}
+    fields: dict[str, Any] = {n: source.config[n] for n in names if source.config.get(n) is not None}
+    mapping = source.config.get("auto_mapping") or {}
+    if str(mapping.get("parent_library")).startswith("transformers."):  # PEFT imports whatever is named there
+        fields["auto_mapping"] = mapping
+    return fields | {"modules_to_save": source.config.get("modules_to_save") or owners(extras, modules) or None}
 
 
-def owners(extras: Mapping[str, Tensor]) -> list[str]:
-    """The modules that hold these weights, by the first part of their path."""
-    return sorted({name.split(".")[0] for name in extras})
+def owners(extras: Mapping[str, Tensor], modules: Mapping[str, Any]) -> list[str]:
+    """The modules that hold these weights: the shortest paths that hold no adapted module."""
+    found = set()
+    for path in extras:
+        if ".base_layer." in path:
+            continue  # the adapted layer's own
+        parts = path.split(".")
+        heads = [".".join(parts[:i]) for i in range(1, max(2, len(parts)))]
+        outside = (h for h in heads if not any(m == h or m.startswith(h + ".") for m in modules))
+        found.add(next(outside, heads[-1]))
+    return sorted(found)
 
 
 def beside_backbone(source: Source, modules: Modules, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from ...errors import TapertuneError
 from .layout import Format, Imported, need_factors, one_rank, peft_fields, peft_key, saved_modules, split_keys
+from .peft_fields import LORA, Carried, check_fields
 from .source import Source
 
 _MAPS = {
     "Sin": "sinter", "Cos": "cos", "Gaussian": "gaussian", "Identity": "identity", "Relu": "relu",
     "Sigmoid": "sigmoid", "Silu": "silu", "Swish": "swish", "Tanh": "tanh",
 }  # fmt: skip
+_FIELDS = {
+    **LORA,
+    "r": Carried(list[int] | int | None),
+    "mlora_alpha": Carried(float | None),
+    "mlora_dropout": Carried(float | None),
+    "mlora_af": Carried(str | None),
+    "mlora_af_sin_A": Carried(float | None),
+    "mlora_af_sin_omega": Carried(float | None),
+}
 _KEY = peft_key(r"mlora_A|mlora_B|mlora_P_\d+|mlora_b_\d+")
 
 
@@ -22,9 +32,10 @@ def _matches(source: Source) -> bool:
 
 
 def read(source: Source) -> Imported:
+    check_fields(source, _FIELDS, closed=False)
     modules, rest = split_keys(source, _KEY, FORMAT.name)
     need_factors(source, modules, ("mlora_A", "mlora_B"))
-    extras = saved_modules(source, rest, r"\.mlora_")
+    extras = saved_modules(source, rest, modules, r"\.mlora_")
     widths = source.need("r", FORMAT.name)
     r = one_rank(source, modules, "mlora_A")
     if not isinstance(widths, list) or len(widths) < 2 or widths[0] != r:
@@ -40,7 +51,7 @@ def read(source: Source) -> Imported:
     activation = source.need("mlora_af", FORMAT.name)
     if activation not in _MAPS:
         raise TapertuneError(f"{source.path}: unknown mlora_af {activation!r}; known: {', '.join(_MAPS)}")
-    fields = peft_fields(source, extras) | {
+    fields = peft_fields(source, modules, extras) | {
         "r": r,
         "lora_alpha": source.need_alpha(FORMAT.name, source.config.get("mlora_alpha"), "16 in the released config"),
         "dropout": source.config.get("mlora_dropout") or 0.0,

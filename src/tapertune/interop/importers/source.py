@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import TapertuneError
-from ..folder import read_json
-from ..saved import CONFIG, read_safetensors
+from ...errors import TapertuneError, bad_value
+from ..folder import check_inside, read_json
+from ..saved import CONFIG
+from ..tensors import read_safetensors
 
 _NAMES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin", "model.safetensors", "delta.bin")
 _PART = re.compile(r"\.a[a-z]$")
@@ -41,7 +43,8 @@ class Source:
 
     @property
     def peft_type(self) -> str | None:
-        return self.config.get("peft_type")
+        value = self.config.get("peft_type")
+        return None if value is None else str(value)
 
     def has(self, pattern: str) -> bool:
         """Whether a key contains a match of the pattern."""
@@ -79,8 +82,10 @@ def load_source(path: Path, alpha: float | None) -> Source:
         raise TapertuneError(f"nothing to import at {path}")
     weights = _find(path) if path.is_dir() else path
     folder = path if path.is_dir() else path.parent
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    return Source(path, config, _state(weights), alpha)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    if alpha is not None and not math.isfinite(alpha):
+        raise bad_value("alpha", alpha, "a finite number")
+    return Source(path, config, _state(weights, named=not path.is_dir()), alpha)
 
 
 def _find(folder: Path) -> Path:
@@ -103,14 +108,16 @@ def _parts(path: Path) -> list[Path]:
     return sorted(p for p in whole.parent.iterdir() if p.name.startswith(whole.name + ".") and _PART.search(p.name))
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def _state(path: Path, *, named: bool) -> dict[str, Tensor]:
     parts = _parts(path) if not path.is_file() or _PART.search(path.name) else []
     expected = [f"a{chr(ord('a') + i)}" for i in range(len(parts))]
     missing = next((e for part, e in zip(parts, expected, strict=True) if part.suffix != f".{e}"), None)
     if missing:
         raise TapertuneError(f"{parts[0].with_suffix('')} is in parts, and part .{missing} is missing")
+    for file in parts or [path]:
+        check_inside(file, follow=named)
     if not parts and path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return read_safetensors(path, follow=named)
     content = io.BytesIO(b"".join(part.read_bytes() for part in parts)) if parts else path
     try:
         loaded = torch.load(content, map_location="cpu", weights_only=True)
@@ -118,7 +125,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise TapertuneError(
             f"{path} holds more than tensors and is not read, as that could run any code: save its state dict alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # whatever the readers of two archive formats and of pickles raise for damaged bytes
         what = "damaged, or its last part is missing" if parts else "damaged or cut short"
         raise TapertuneError(f"{path} is {what}: {error}") from error
     for wrapper in ("state_dict", "model"):
@@ -126,4 +133,7 @@ def _state(path: Path) -> dict[str, Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise TapertuneError(f"{path} is no state dict: it holds other things than tensors")
-    return {str(key): value for key, value in loaded.items()}
+    for key, value in loaded.items():
+        if not isinstance(key, str) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise TapertuneError(f"{path}: {str(key)[:80]!r} is no plain tensor")
+    return dict(loaded)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...host import make_config
 from ...host.holders import shared_weights
 from .layout import Format, Imported, check_rank_field, need_factors, peft_fields, peft_key, saved_modules, split_keys
+from .peft_fields import VERA, check_fields
 from .source import Source
 
 _KEY = peft_key("vera_lambda_b|vera_lambda_d")
@@ -21,17 +22,18 @@ def _matches(source: Source) -> bool:
 
 
 def read(source: Source) -> Imported:
+    check_fields(source, VERA, closed=True)
     modules, rest = split_keys(source, _KEY, FORMAT.name)
     need_factors(source, modules, ("vera_lambda_b", "vera_lambda_d"))
     found = {key: rest.pop(key, rest.pop(f"{key}.default", None)) for key in _PROJECTIONS}
     a, b = found.values()
-    extras = saved_modules(source, rest, r"vera_")
+    extras = saved_modules(source, rest, modules, r"vera_")
     r = next(iter(modules.values()))["vera_lambda_d"].shape[0]
     check_rank_field(source, source.config.get("r"), r)
     key = source.config.get("projection_prng_key")
     if a is None or b is None:
         key = source.need("projection_prng_key", FORMAT.name)
-    fields = peft_fields(source, extras) | {
+    fields = peft_fields(source, modules, extras) | {
         "r": r,
         "dropout": source.config.get("vera_dropout") or 0.0,
         "d_initial": source.config.get("d_initial") or 0.1,

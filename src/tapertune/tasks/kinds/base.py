@@ -240,6 +240,10 @@ class Kind(Protocol):
         """Metrics of answers against the examples' own."""
         ...
 
+    def answer_columns(self, task: Task) -> tuple[str, ...]:
+        """The fields of ``shown``."""
+        return ("prediction",)
+
     def shown(self, task: Task, answer: Any) -> dict[str, Any]:
         """An answer as the file that ``tapertune predict`` writes has it: fields that JSON can hold."""
         ...

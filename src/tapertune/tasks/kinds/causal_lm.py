@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import TapertuneError
 from ..base import Task
 from ..generation import GenerationTask
-from ..prompts import decoder_tokens, labels_of
+from ..prompts import decoder_tokens, labels_of, pieces, text_ids
 from .base import Collator, Encoded, Example, Feature, Forward, Predicted
 from .generated import (
     Generated,
@@ -17,6 +17,7 @@ from .generated import (
     generate,
     generation_task,
     mean_loss,
+    trimmed,
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ class CausalLM(Generated):
             rows = [feature for feature in whole if feature is not None]
             return Encoded(rows=rows, examples=examples, owners=owners, truncated=sum(cut), left_out=unfit)
         rows, cut = _prompts(task, examples, tokenizer, max_length)
+        examples = [_as_generated(task, example, tokenizer) for example in examples]
         owners = list(range(len(rows)))
         return Encoded(rows=rows, examples=examples, owners=owners, extras=whole, truncated=sum(cut), left_out=unfit)
 
@@ -95,6 +97,15 @@ def _with_answers(
             else {"input_ids": tokens.ids, "labels": labels_of(tokens, everything=task.train_on_prompt)}
         )
     return features, cut
+
+
+def _as_generated(task: GenerationTask, example: Example, tokenizer: Any) -> Example:
+    """The example; where its answer calls tools, scored against what the template makes of the calls."""
+    if not example.get("reply", {}).get("tool_calls"):
+        return example
+    text = pieces(example, task.prompt_format, tokenizer, answered=True)[-1][0]
+    shown = tokenizer.decode(text_ids(text, tokenizer), skip_special_tokens=True)
+    return {**example, "reference": trimmed(task, shown)}
 
 
 def _prompts(

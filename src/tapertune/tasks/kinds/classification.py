@@ -11,11 +11,15 @@ import numpy as np
 from ...errors import TapertuneError
 from .. import fields
 from ..base import Task
+from ..classes import Label, alike, in_order, spellings, written
 from ..metrics import PROPORTIONS, get_metric
 from . import texts
 from .base import Collator, Encoded, Example, Forward, Kind, Place, Predicted, Row, Scores
 
 _LARGE = 12  # beyond this many, class names are counted in messages, not listed
+_LONG = 40  # characters of a name in messages
+_LONGEST = 10_000  # characters of a label that is one
+_MOST = 10_000  # classes found in a file; a text column has as many as rows
 
 
 class Classification(Kind):
@@ -25,7 +29,7 @@ class Classification(Kind):
     task_type = "SEQ_CLS"
 
     def prepare(self, task: Task, rows: Iterable[tuple[Place, Row]]) -> Task:
-        return task if task.labels else replace(task, labels=found_labels(task, rows))
+        return task if task.labels else found_labels(task, rows)
 
     def check(self, task: Task, row: Row, *, labelled: bool = True) -> Example:
         example: Example = {"texts": texts.texts(task, row)}
@@ -65,9 +69,12 @@ class Classification(Kind):
         labels = np.array([example["label"] for example in examples])
         return scores(task, predictions, labels)
 
+    def answer_columns(self, task: Task) -> tuple[str, ...]:
+        return "prediction", "probability"
+
     def shown(self, task: Task, answer: Any) -> dict[str, Any]:
         best = int(np.argmax(answer))
-        return {"prediction": task.labels[best], "probability": round(float(answer[best]), 6)}
+        return {"prediction": task.written_label(best), "probability": round(float(answer[best]), 6)}
 
 
 def scores(task: Task, predictions: np.ndarray, labels: np.ndarray) -> Scores:
@@ -88,42 +95,71 @@ def label_names(task: Task) -> dict[str, Any]:
 
 
 def class_number(task: Task, value: Any) -> int:
-    """The number of a class that is given by number or by name.
+    """The number of a class that is given by name, or by number where names are declared and none is a number.
 
     Raises:
         BadField: it is neither.
         UnknownLabel: it is a number or a name, but none of the task's.
     """
-    if isinstance(value, str) and value in task.labels:
-        return task.labels.index(value)
+    named = task.classes.number(value)
+    if named is not None:
+        return named
     number = fields.whole(value)
-    numeric = any(fields.whole(name) is not None for name in task.labels)
-    # Names that are numbers themselves (stars 1 to 5) are names, not positions.
-    if number is not None and str(number) in task.labels:
-        return task.labels.index(str(number))
-    if number is not None and 0 <= number < len(task.labels) and not numeric:
+    # Names that are numbers themselves (stars 1 to 5) are names, not positions; so are all that were found in a file.
+    by_position = not task.values and not task.classes.numeric
+    if by_position and number is not None and 0 <= number < len(task.labels):
         return number
-    names = ", ".join(task.labels) if len(task.labels) <= _LARGE else f"one of {len(task.labels)} names"
-    allowed = names if numeric else f"a whole number from 0 to {len(task.labels) - 1} or a name: {names}"
-    formed = number is not None or (isinstance(value, str) and bool(value.strip()))
-    raise fields.bad(task.label, value, allowed, fields.UnknownLabel if formed else fields.BadField)
+    kind = fields.UnknownLabel if _is_formed(task, value) else fields.BadField
+    raise fields.bad(task.label, value, _allowed(task, value, by_position), kind)
 
 
-def found_labels(task: Task, rows: Iterable[tuple[Place, Row]]) -> tuple[str, ...]:
-    """The classes that the training rows hold: numbers in their own order (2 before 10), then names."""
-    found: set[int | str] = set()
+def _is_formed(task: Task, value: Any) -> bool:
+    """Whether it could be a label, if not one of this task's."""
+    truth = isinstance(value, bool) and not any(isinstance(known, bool) for known in task.values)
+    return bool(spellings(value)) and not truth
+
+
+def _allowed(task: Task, value: Any, by_position: bool) -> str:
+    shown = [name if len(name) <= _LONG else fields.short(name, _LONG) for name in task.labels[:_LARGE]]
+    names = ", ".join(shown) if len(task.labels) <= _LARGE else f"one of {len(task.labels)} names"
+    if isinstance(value, str) and len(value) <= _LONG:
+        near = next((name for name in task.labels if alike([name, value])), None)
+        names += (
+            "" if near is None else f" (from {near!r} it differs in white space, in case or as a number is written)"
+        )
+    if by_position:
+        return f"a whole number from 0 to {len(task.labels) - 1} or a name: {names}"
+    return names if task.classes.numeric else f"a whole number or a name, of those in the training data: {names}"
+
+
+def found_labels(task: Task, rows: Iterable[tuple[Place, Row]]) -> Task:
+    """The task with the classes that the training rows hold: numbers in their own order (2 before 10), then names.
+
+    Raises:
+        TapertuneError: there are fewer than two, or so many that the column is none of labels.
+    """
+    values: dict[str, Label] = {}
     where, none = "the training data", ""
     for place, row in rows:
         where = place.rpartition(", ")[0]
         value = row.get(task.label)
-        number = fields.whole(value)
-        if number is not None:
-            found.add(number)
-        elif isinstance(value, str) and value.strip():
-            found.add(value)
+        names = spellings(value)
+        if names and len(names[0]) > _LONGEST:
+            raise TapertuneError(f"{place}: field {task.label!r} holds {len(names[0])} characters, which is no label")
+        if names:
+            values.setdefault(names[0], written(value))
         else:  # a row that cannot be used, which ``check`` says of it
-            none = none or f", and {value!r}, which is neither a whole number nor a name"
-    if len(found) < 2:
-        what = f"one class only ({next(iter(found))})" if found else "no class"
+            none = none or f", and {fields.short(value)}, which is neither a whole number nor a name"
+        if len(values) > _MOST:
+            raise TapertuneError(
+                f"{where}: column {task.label!r} holds more than {_MOST} different values: is it the label? If they are"
+                " all classes, list them as task.labels"
+            )
+    for name, value in list(values.items()):  # 2.0 is 2, if 2 is written as well
+        if not isinstance(value, str) and any(other in values for other in spellings(value)[1:]) and "." in name:
+            del values[name]
+    if len(values) < 2:
+        what = f"one class only ({fields.short(next(iter(values)))[1:-1]})" if values else "no class"
         raise TapertuneError(f"{where}: column {task.label!r} holds {what}{none}; there must be at least two")
-    return tuple(str(value) for value in sorted(found, key=lambda v: (isinstance(v, str), v)))
+    names = in_order(values)
+    return replace(task, labels=tuple(names), values=tuple(values[name] for name in names))

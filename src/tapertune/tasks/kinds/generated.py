@@ -12,8 +12,9 @@ from ...errors import TapertuneError, bad_value
 from .. import fields
 from ..answers import final_answer, is_answer
 from ..base import Task
+from ..conversations import conversation
 from ..generation import TEXT_METRICS, GenerationTask
-from ..prompts import IGNORED, NEXT_TURN, ROLES
+from ..prompts import IGNORED, NEXT_TURN
 from .base import Collator, Example, Feature, Forward, Kind, Outcome, Predicted, Row, Scores
 from .classification import class_number
 
@@ -44,7 +45,10 @@ class Generated(Kind):
     def check(self, task: Task, row: Row, *, labelled: bool = True) -> Example:
         task = generation_task(task)
         if task.conversation:
-            return _conversation(task, row, labelled=labelled)
+            example = conversation(task, row, labelled=labelled)
+            if "reference" in example:
+                _check_reference(task, example)
+            return example
         example: Example = _asked(task, row)
         if labelled:
             example["answer"] = _answer(task, row)
@@ -57,6 +61,9 @@ class Generated(Kind):
         values = {name: [TEXT_METRICS[name](*pair) for pair in pairs] for name in task.metrics}
         means = {name: sum(found) / len(found) for name, found in values.items()}
         return Scores(metrics=means, values=values[task.main_metric])
+
+    def answer_columns(self, task: Task) -> tuple[str, ...]:
+        return "prediction", *(["prediction_number"] if "answer_accuracy" in task.metrics else [])
 
     def shown(self, task: Task, answer: Any) -> dict[str, Any]:
         if "answer_accuracy" not in task.metrics:
@@ -104,35 +111,6 @@ def _check_reference(task: GenerationTask, example: Example) -> None:
         raise fields.bad(
             task.reference or task.label, example["reference"], "an answer with a number in it, or a letter from A to E"
         )
-
-
-def _conversation(task: GenerationTask, row: Row, *, labelled: bool) -> Example:
-    column = task.text[0]
-    found = fields.value(row, column)
-    if not isinstance(found, list) or not found:
-        raise fields.bad(column, found, "a list of messages")
-    messages = [_message(column, number, message) for number, message in enumerate(found, 1)]
-    if labelled and messages[-1]["role"] != "assistant":
-        raise fields.bad(column, messages[-1], "a list whose last message is the assistant's, since that is the answer")
-    answer = messages.pop()["content"] if messages[-1]["role"] == "assistant" else None
-    if not any(message["role"] == "user" for message in messages):
-        raise fields.bad(column, found, "a list with a message of the user before the answer")
-    example: Example = {"messages": messages}
-    if labelled and answer is not None:
-        example.update(answer=answer, reference=answer)
-        _check_reference(task, example)
-    return example
-
-
-def _message(column: str, number: int, message: Any) -> dict[str, str]:
-    role = message.get("role") if isinstance(message, dict) else None
-    content = message.get("content") if isinstance(message, dict) else None
-    if role not in ROLES or not isinstance(content, str) or not content.strip():
-        allowed = f"an object with a role ({', '.join(ROLES)}) and content that is not empty"
-        raise fields.bad(f"{column}, message {number}", message, allowed)
-    if role == "system" and number > 1:
-        raise fields.bad(f"{column}, message {number}", message, "the user's or the assistant's: the system's is first")
-    return {"role": role, "content": content}
 
 
 def padded(features: list[Feature], tokenizer: Any, names: dict[str, int], *, left: bool = False) -> dict[str, Any]:

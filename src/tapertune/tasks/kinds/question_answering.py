@@ -121,6 +121,9 @@ class QuestionAnswering(Kind):
                 metrics |= {f"best_{name}": value, f"best_{name}_threshold": threshold}
         return Scores(metrics=metrics, values=by_name[task.main_metric])
 
+    def answer_columns(self, task: Task) -> tuple[str, ...]:
+        return "prediction", *(["null_score_difference"] if _own(task).unanswerable else [])
+
     def shown(self, task: Task, answer: Any) -> dict[str, Any]:
         shown: dict[str, Any] = {"prediction": _text(_own(task), answer)}
         return shown | {"null_score_difference": round(answer.difference, 6)} if _own(task).unanswerable else shown
@@ -161,13 +164,15 @@ def _answers(task: Task, value: Any, context: str) -> list[tuple[str, int]]:
         texts, starts = ([one.get(name) for one in value] for name in ("text", "answer_start"))
     else:
         texts, starts = None, None
-    if texts is None or starts is None or len(texts) != len(starts):
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         raise fields.bad(task.label, value, 'answers such as {"text": ["Rome"], "answer_start": [12]}')
     for text, start in zip(texts, starts, strict=True):
-        if not isinstance(text, str) or not text.strip() or not isinstance(start, int):
+        if not isinstance(text, str) or not text.strip() or not isinstance(start, int) or isinstance(start, bool):
             raise fields.bad(task.label, value, "answers of text with whole numbers as their first characters")
         if start < 0 or context[start : start + len(text)] != text:
-            raise fields.bad(task.label, value, f"what the context has there; at {start} it does not have {text!r}")
+            raise fields.bad(
+                task.label, value, f"what the context has there; at {start} it does not have {fields.short(text)}"
+            )
     # Tokens do not hold the white space around them, so that an answer with some would be found in none.
     pairs = zip(texts, starts, strict=True)
     return [(text.strip(), start + len(text) - len(text.lstrip())) for text, start in pairs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,11 @@ class Regression(Kind):
 
 
 def _number(task: Task, value: Any) -> float:
+    is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+        # Python reads 1_000 as a thousand, which is nobody's way of writing it in a file.
+        number = float(value) if is_number and "_" not in str(value) else math.nan
+    except (ValueError, OverflowError):
         number = math.nan
     low = -math.inf if task.low is None else task.low
     high = math.inf if task.high is None else task.high

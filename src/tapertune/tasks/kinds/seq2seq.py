@@ -101,6 +101,8 @@ def _source(task: GenerationTask, example: Example, tokenizer: Any, max_length: 
 
 def _target(task: GenerationTask, example: Example, tokenizer: Any) -> tuple[list[int] | None, bool]:
     """The answer's tokens, None if they are too many and may not be cut; and whether they were too many."""
+    if example.get("reply", {}).get("tool_calls"):
+        raise TapertuneError("an answer that calls tools is for decoders (task.kind: causal_lm)")
     whole = list(tokenizer(text_target=example["answer"], verbose=False)["input_ids"])
     if whole[-1] != tokenizer.eos_token_id:
         whole.append(tokenizer.eos_token_id)

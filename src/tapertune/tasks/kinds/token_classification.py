@@ -27,7 +27,7 @@ class TokenClassification(Kind):
 
     def prepare(self, task: Task, rows: Iterable[tuple[Place, Row]]) -> Task:
         if not task.labels:
-            task = replace(task, labels=found_labels(task, _single(task, rows)))
+            task = found_labels(task, _single(task, rows))
         if "f1" in task.metrics and not has_prefixes(task.labels):
             # Parts of speech and the like: there are no entities to find.
             task = replace(task, metrics=tuple(name for name in task.metrics if name != "f1") or ("accuracy",))
@@ -106,7 +106,8 @@ class TokenClassification(Kind):
         return Scores(metrics=metrics, resample=lambda rows: metric(counts[rows].sum(0)))
 
     def shown(self, task: Task, answer: Any) -> dict[str, Any]:
-        return {"prediction": answer}
+        index = task.classes.index
+        return {"prediction": [task.written_label(index[tag]) if tag in index else tag for tag in answer]}
 
 
 def _share(counts: Any) -> float:
