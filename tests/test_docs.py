@@ -67,6 +67,7 @@ def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 MODULES = [module.name for module in pkgutil.walk_packages(tapertune.__path__, "tapertune.")]
 
 
+@pytest.mark.filterwarnings("ignore:tapertune.bench is now:DeprecationWarning")
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
 def test_docstring_examples_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
