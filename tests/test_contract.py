@@ -106,6 +106,16 @@ def test_merge_and_unmerge(name: str) -> None:
         close(merged(**args).logits, expected)
 
 
+def test_merging_keeps_trained_modules_without_a_weight_of_their_own(name: str) -> None:
+    model = adapted(name, tiny_bert(), modules_to_save=["pooler", "classifier"]).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if ".modules_to_save." in key:
+                parameter.add_(0.1)
+    expected = model(**batch()).logits
+    close(model.merge_and_unload()(**batch()).logits, expected)
+
+
 def test_safe_merge_refuses_what_is_not_finite(name: str) -> None:
     model = adapted(name)
     layer = layers(model)[0]
