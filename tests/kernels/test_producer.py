@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from versions import rebuilds
 
-from tapertune.kernels import Part, fused_parts
+from tapertune.kernels.fused import Part, fused_parts
 from tapertune.kernels.producer import rebuilder
 
 

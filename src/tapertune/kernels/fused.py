@@ -6,8 +6,8 @@ Base and chain add up in place, so that no second d_out-wide tensor exists. Back
 each of its products with the output gradients once, and adds up the input's gradient in place. The products with narrow
 factors are ``narrow``'s. Kept for backward: the r-wide products only while something behind them trains; the input only
 while a ``down`` does and its producer cannot make it again (see ``producer``); the dropout mask, where there is one, as
-a byte an element. ``down``, ``middle`` and ``up`` are the chain folded around its narrowest place (``Chain.split``);
-their gradients flow on into the factors through the folds.
+a byte an element. ``down``, ``middle`` and ``up`` are the chain composed around its bottleneck (``Chain.split``); their
+gradients flow on into the factors.
 
 The r-wide products are an output of the node, too, which nobody sees: gradients that are differentiated again reach the
 input and ``down`` through it.
@@ -30,7 +30,7 @@ from .transforms import graph_wanted
 
 
 class Part(NamedTuple):
-    """One layer of a node: base weight (d_out, d_in), bias, and its chain around the narrowest place."""
+    """One layer of a node: base weight (d_out, d_in), bias, and its chain around the bottleneck."""
 
     weight: Tensor
     bias: Tensor | None
@@ -51,11 +51,11 @@ class Part(NamedTuple):
     ) -> Part:
         """
         Args:
-            chain: a linear chain.
+            chain: a product of factors.
             weight, bias: the base layer's, without gradient.
             tensors: the chain's factors by name; of the base's dtype, unless ``dtype`` is given.
             scaling: on the chain's output.
-            dtype: what the folded factors are cast to.
+            dtype: what the composed factors are cast to.
         """
         down, middle, up = chain.split(tensors)
         if dtype is not None:
