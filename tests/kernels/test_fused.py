@@ -12,7 +12,7 @@ from torch import nn
 
 import tapertune
 from tapertune.host import ChainLayer
-from tapertune.kernels import narrow
+from tapertune.kernels import lowrank_products
 from tapertune.kernels.fused import Part, fused, fused_parts
 from tapertune.kernels.native import library
 from tapertune.kernels.update_flops import flops_per_token
@@ -29,7 +29,7 @@ LINEAR = [name for name, row in METHODS.items() if row.chain(row.settings()).lin
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled products in models as small as these, too."""
-    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(lowrank_products, "_LEAST_ELEMENTS", 0)
 
 
 def adapted(name: str, base: nn.Module, **values: Any) -> Any:

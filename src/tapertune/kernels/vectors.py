@@ -77,15 +77,15 @@ class _MergedLinear(torch.autograd.Function):
         needs = ctx.needs_input_grad
         vectors = needs[6] or needs[8]
         # an output, so that gradients which are differentiated again reach the input through it
-        narrow = rows.mm(a.T.to(x.dtype)) if vectors and not form.wide else None
-        seen = x if vectors and form.wide else narrow
+        low = rows.mm(a.T.to(x.dtype)) if vectors and not form.wide else None
+        seen = x if vectors and form.wide else low
         kept = total if form.keep else up
         base = weight if form.apart or not form.keep else None
         ctx.save_for_backward(seen, *((kept, base) if needs[0] else (None, None)), a, u, b, v)
         ctx.weight = weight if needs[0] else None
         ctx.shape, ctx.scaling, ctx.form = x.shape, scaling, form
         ctx.set_materialize_grads(False)
-        return y.view(*x.shape[:-1], weight.shape[0]), narrow
+        return y.view(*x.shape[:-1], weight.shape[0]), low
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -118,13 +118,13 @@ class _MergedLinear(torch.autograd.Function):
         return dx, None, None, None, None, None, du, None, dv
 
 
-def _differentiable(ctx: Any, dy: Tensor | None, d_narrow: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients in operations that can be differentiated again; ``d_narrow`` is of the r-wide product."""
+def _differentiable(ctx: Any, dy: Tensor | None, d_low: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients in operations that can be differentiated again; ``d_low`` is of the r-wide product."""
     seen, _, _, a, u, b, v = ctx.saved_tensors
     needs, scaling, form = ctx.needs_input_grad, ctx.scaling, ctx.form
     dx = du = dv = None
-    if d_narrow is not None and needs[0]:
-        dx = d_narrow.mm(a.to(d_narrow.dtype))
+    if d_low is not None and needs[0]:
+        dx = d_low.mm(a.to(d_low.dtype))
     if dy is not None:
         dy = dy.reshape(-1, b.shape[0])
         if needs[0]:
