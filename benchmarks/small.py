@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/small.py text [--dtype bfloat16]
 
 ``passes``: forward and backward of LoRA in a BERT of 6 x 384 as PEFT computes it, in nodes of our own, and in torch's
-operations (``tapertune.kernels.small``). ``text``: tokens that LoRAN writes in a Llama of 8 x 576, its update made for
+operations (``tapertune.kernels.paths``). ``text``: tokens that LoRAN writes in a Llama of 8 x 576, its update made for
 each or kept.
 Ratios to the frozen model, medians of rounds in which all take turns; CPU time of one thread.
 """
@@ -27,7 +27,7 @@ import tapertune
 from tapertune.benchmark.base_models import make_base
 from tapertune.benchmark.setting import Setting
 from tapertune.benchmark.variants import build
-from tapertune.kernels import small
+from tapertune.kernels import paths
 
 TOKENS = (4, 16, 64, 128, 256)
 WRITTEN = 32
@@ -48,7 +48,7 @@ def ratios(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, floa
 
 
 def passes(dtype: str) -> None:
-    usual = {name: getattr(small, name) for name in BOUNDS}
+    usual = {name: getattr(paths, name) for name in BOUNDS}
     never = dict.fromkeys(BOUNDS, 0)
     # up to the lower bound, products over a base in half precision are float32's
     always = {**usual, "_MOST_HALF" if dtype == "bfloat16" else "_MOST": 1 << 30}
@@ -60,7 +60,7 @@ def passes(dtype: str) -> None:
         def run(candidate: Any, bounds: Mapping[str, int] = usual) -> Callable[[], None]:
             def once() -> None:
                 for name, value in bounds.items():
-                    setattr(small, name, value)
+                    setattr(paths, name, value)
                 candidate.loss().backward()
                 candidate.model.zero_grad()
 

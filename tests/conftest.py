@@ -47,11 +47,11 @@ def small_elements(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     stand for large ones."""
     from processes import SMALL
 
-    from tapertune.kernels import small
+    from tapertune.kernels import paths
 
     def set_to(elements: int) -> None:
         for name in SMALL:
-            monkeypatch.setattr(small, name, elements)
+            monkeypatch.setattr(paths, name, elements)
 
     set_to(0)
     return set_to

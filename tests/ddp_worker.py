@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from merging import asked
 from peft import get_peft_model
 from processes import leave, nodes_everywhere
 from tiny import batch, tiny_bert
 from torch import distributed
 
 import tapertune
-from tapertune.host.folding import folded
 
 
 def worker(rank: int, folder: str, plan: dict[str, Any] | None = None) -> None:
@@ -37,7 +37,7 @@ def worker(rank: int, folder: str, plan: dict[str, Any] | None = None) -> None:
             moved.setdefault(name, value)
             assert torch.equal(moved[name], value), f"{name} moved after it was frozen"
             assert controller.handles[name].parameter not in optimizer.state
-    assert len(controller.frozen) == 24 and not any(folded(m) for m in model.modules())
+    assert len(controller.frozen) == 24 and not any(asked(m) for m in model.modules())
     weights = {name: p.detach() for name, p in model.named_parameters()}
     torch.save({"frozen": controller.frozen, "weights": weights}, f"{folder}/{rank}.pt")
     leave()

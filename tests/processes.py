@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 SMALL = ("_MOST", "_MOST_HALF", "_MOST_AWAY")
-"""Bounds in ``tapertune.kernels.small``, below which layers do without a node."""
+"""Bounds in ``tapertune.kernels.paths``, below which layers do without a node."""
 
 
 def nodes_everywhere() -> None:
     """Does for a process that a test starts what ``conftest`` does for the tests' own."""
-    from tapertune.kernels import small
+    from tapertune.kernels import paths
 
     for name in SMALL:
-        setattr(small, name, 0)
+        setattr(paths, name, 0)
 
 
 def leave() -> None:

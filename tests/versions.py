@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tapertune.kernels.producer import TELLS_OF_HOOKS
+from tapertune.kernels.recompute import TELLS_OF_HOOKS
 
 rebuilds = pytest.mark.skipif(not TELLS_OF_HOOKS, reason="inputs are kept before torch 2.10")
 

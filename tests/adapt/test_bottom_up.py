@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ddp_worker import worker
+from merging import asked, made
 from peft import PeftModel, get_peft_model
 from tiny import Rows, batch, checkpoint, mlp
 from torch import nn
@@ -21,10 +22,10 @@ from tapertune.adapt import BottomUp, Controller, Decision, Plan, Scene, Scores
 from tapertune.adapt.bottom_up import layers_upward
 from tapertune.errors import TapertuneError
 from tapertune.events import EventLog, read_events
-from tapertune.host import ChainLayer, adapter_handles
-from tapertune.host.folding import folded
+from tapertune.host import adapter_handles
 from tapertune.integrations import read_state, restore, save_state
 from tapertune.integrations.loop import build_controller
+from tapertune.kernels.update_flops import flops_per_token
 
 TOTAL = 16
 RAMP = {"kind": "cubic", "warmup": 2, "cooldown": 6, "every": 1}
@@ -171,11 +172,7 @@ def test_backward_ends_at_the_lowest_layer_that_trains(method: str) -> None:
 def kept(model: Any) -> int:
     """Bytes of activations kept for backward."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    parameters |= {
-        state._weight.untyped_storage().data_ptr()
-        for m in model.modules()
-        if (state := folded(m)) is not None and state._weight is not None
-    }
+    parameters |= {m.merged_weight._weight.untyped_storage().data_ptr() for m in model.modules() if made(m)}
     seen: dict[int, int] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -207,7 +204,7 @@ def test_frozen_layers_cost_what_layers_without_adapter_cost(fold: bool) -> None
     frozen = {h.home.module_path: h.home for h in adapter_handles(model) if h.layer in (0, 1)}
     chain = tapertune.METHODS["lora"].chain(tapertune.METHODS["lora"].settings(r=2))
     sizes = [{"d_in": layer.in_features, "d_out": layer.out_features, "r": 2} for layer in frozen.values()]
-    forward = sum(chain.flops_per_token(s, [], input_grad=False, form="folded").forward for s in sizes)
+    forward = sum(flops_per_token(chain, s, [], input_grad=False, way="kernel").forward for s in sizes)
     assert flops(model) == flops(bare) + (0 if fold else 32 * forward) < flops(whole)
     controller.finish()
     assert flops(model) == flops(bare) + 32 * forward
@@ -221,9 +218,9 @@ def test_folding_changes_no_result() -> None:
         plan = [AFLORA, {"policy": {"kind": "bottom_up", "fold": fold}, "schedule": RAMP}]
         controller = tapertune.attach(model, optimizer, total_steps=TOTAL, plan=plan)
         train(model, optimizer, range(TOTAL))
-        assert any(folded(m) for m in model.modules()) == fold
+        assert any(asked(m) for m in model.modules()) == fold
         controller.finish()
-        assert not any(folded(m) for m in model.modules())
+        assert not any(asked(m) for m in model.modules())
         results.append((controller.frozen, weights(model), model(**batch(seed=50)).logits))
     assert results[0][0] == results[1][0]
     for name, value in results[0][1].items():
@@ -340,7 +337,7 @@ def test_vectors_follow_the_last_of_their_matrices(kind: str) -> None:
         for handle in handles:
             if handle.kind == "ffn" and not handle.matrix:
                 assert handle.parameter.requires_grad == (handle.module in trains)
-                assert bool(folded(handle.home)) != (handle.module in trains)
+                assert bool(asked(handle.home)) != (handle.module in trains)
             elif not handle.matrix:
                 assert handle.parameter.requires_grad, "attention: its matrices never trained"
     assert len(controller.frozen) == len(controller.freezable) == 4 * 2 * 4
@@ -389,9 +386,7 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path: Path, method: str, stop: 
     resumed = build_controller(second, total_steps=TOTAL, plan=plan, events=log)
     restore(resumed, tmp_path)
     resumed.attach(second_optimizer)
-    assert {m.module_path for m in second.modules() if isinstance(m, ChainLayer) and folded(m)} == {
-        m.module_path for m in first.modules() if isinstance(m, ChainLayer) and folded(m)
-    }
+    assert {m.module_path for m in second.modules() if asked(m)} == {m.module_path for m in first.modules() if asked(m)}
     train(second, second_optimizer, range(stop, TOTAL))
     resumed.finish()
 
@@ -420,7 +415,7 @@ def test_under_trainer(tmp_path: Path) -> None:
     resumed.train(resume_from_checkpoint=str(tmp_path / "a/checkpoint-12"))
     expected = weights(whole.model)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed.model).items())
-    assert not any(folded(m) for m in whole.model.modules())
+    assert not any(asked(m) for m in whole.model.modules())
     freezes = [e for e in read_events(tmp_path / "a/events.jsonl") if e["type"] == "freeze"]
     assert [e["folded"] for e in freezes] == [6, 12]
     saved = PeftModel.from_pretrained(bert(), str(tmp_path / "last")).eval()

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tapertune
 from tapertune.cost.adapted_layers import adapted_layers
 from tapertune.host import ChainLayer, adapter_handles
-from tapertune.kernels import KERNELS, pass_flops
+from tapertune.kernels import KERNELS, Path, pass_flops
 from tapertune.methods import METHODS
 
 WIDTH, INNER = 64, 96
@@ -144,8 +144,8 @@ def test_with_dropout_and_without_gradients(name: str) -> None:
 
 def test_elora_is_folded_where_that_is_said() -> None:
     model = adapted("elora")
-    forms = {t: [g.form(t, True) for group in adapted_layers(model) for g in group.values()] for t in (6, 512)}
-    assert forms[6] == [None] * 5 and None not in forms[512]
+    forms = {t: [g.path(t, True) for group in adapted_layers(model) for g in group.values()] for t in (6, 512)}
+    assert Path.VECTORS not in forms[6] and set(forms[512]) == {Path.VECTORS}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -174,17 +174,17 @@ def test_a_module_of_one_weight(name: str, settings: dict[str, Any]) -> None:
     for _ in states(model, "lower"):
         lower = {h.module: h for h in adapter_handles(model) if h.module in ("query", "key", "value")}
         assert all(handle.fold() for handle in lower.values())
-    making = sum(layer.making() for group in adapted_layers(model)[:1] for layer in group.values())
+    making = sum(layer.merging() for group in adapted_layers(model)[:1] for layer in group.values())
     first = counted(model, 6, input_grad=False)
     assert counted(model, 6, input_grad=False) == declared(model, 6, input_grad=False) == first - making
-    assert all(layer.one_weight for layer in adapted_layers(model)[0].values())
+    assert all(layer.path(6, False) is Path.MERGED for layer in adapted_layers(model)[0].values())
 
 
 def test_layers_that_go_by_themselves_from_now_on() -> None:
     model = adapted("aflora", projection_scope="all")
     for _ in states(model, "first of one"):
         joined = sum(pass_flops(list(group.values()), 6, input_grad=True) for group in adapted_layers(model))
-        next(m for m in model.modules() if isinstance(m, ChainLayer)).siblings.apart = True
+        next(m for m in model.modules() if isinstance(m, ChainLayer)).shared_input.apart = True
         groups = adapted_layers(model)
         assert [list(group) for group in groups] == [["query"], ["key"], ["value"], ["up"], ["down"]]
         alone = sum(pass_flops(list(group.values()), 6, input_grad=True) for group in groups)

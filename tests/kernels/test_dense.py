@@ -15,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
 from tapertune.kernels.dense import dense
+from tapertune.kernels.maps import update_vjp
 from tapertune.kernels.native import library
 from tapertune.kernels.sinter import CompiledSinter, compiled_sinter
+from tapertune.kernels.update_flops import flops_per_pass, flops_per_token, saved_bytes_per_token
 from tapertune.methods import METHODS
 from tapertune.methods.loran import ACTIVATIONS
 from tapertune.methods.mapped import Map, MappedChain
@@ -252,11 +254,11 @@ def test_operations_and_what_is_kept(form: dict[str, Any], trains: tuple[str, ..
             y = dense(chain, x, weight, None, tensors, 1.0)
         if y.requires_grad:
             y.sum().backward()
-    flops = chain.flops_per_token(sizes, trains, input_grad=input_grad, form="folded")
+    flops = flops_per_token(chain, sizes, trains, input_grad=input_grad, way="kernel")
     base = 2 * 16 * 32 * (1 + input_grad)
-    step = chain.flops_per_pass(sizes, trains, input_grad=input_grad, form="folded")
+    step = flops_per_pass(chain, sizes, trains, input_grad=input_grad, way="kernel")
     assert counter.get_total_flops() == tokens * (flops.total + base) + step.total
-    assert sum(t.nbytes for t in kept) == tokens * chain.saved_bytes_per_token(sizes, trains)
+    assert sum(t.nbytes for t in kept) == tokens * saved_bytes_per_token(chain, sizes, trains)
 
 
 @pytest.mark.skipif(library() is None, reason="no compiled code")
@@ -270,7 +272,7 @@ def test_the_compiled_sum_and_its_gradients(d_in: int, d_out: int, dtype: torch.
     grad = torch.randn(d_out, d_in, dtype=dtype)
     near = {"rtol": 1e-10, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 2e-3}
     expected = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    delta = chain.pull(tensors, grad.clone(), expected, 1.5)
+    delta = update_vjp(chain, tensors, grad.clone(), expected, 1.5)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -12,8 +12,10 @@ from torch import nn
 
 import tapertune
 from tapertune.host import ChainLayer
-from tapertune.kernels import Part, fused, fused_parts, narrow
+from tapertune.kernels import lowrank_products
+from tapertune.kernels.fused import Part, fused, fused_parts
 from tapertune.kernels.native import library
+from tapertune.kernels.update_flops import flops_per_token
 from tapertune.methods import METHODS
 
 # kernels are compared without anything that decides
@@ -27,7 +29,7 @@ LINEAR = [name for name, row in METHODS.items() if row.chain(row.settings()).lin
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled products in models as small as these, too."""
-    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(lowrank_products, "_LEAST_ELEMENTS", 0)
 
 
 def adapted(name: str, base: nn.Module, **values: Any) -> Any:
@@ -73,7 +75,7 @@ def test_values_and_gradients_in_float64(name: str, bias: bool) -> None:
 def test_the_same_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {
         kernel: trained(adapted(name, tiny_bert().double()).double(), monkeypatch, kernel)
-        for kernel in (*ONE_NODE, "folded", "reference")
+        for kernel in (*ONE_NODE, "lowrank", "reference")
     }
     for losses in runs.values():
         assert losses == pytest.approx(runs["reference"], abs=1e-10)
@@ -89,7 +91,7 @@ def test_the_same_training_under_dropout(name: str, monkeypatch: pytest.MonkeyPa
         return trained(model, monkeypatch, kernel)
 
     expected = losses("reference")
-    for kernel in (*ONE_NODE, "folded"):
+    for kernel in (*ONE_NODE, "lowrank"):
         assert losses(kernel) == pytest.approx(expected, abs=1e-10)
     assert losses("reference") == expected
     assert trained(adapted(name, tiny_bert().double()).double(), monkeypatch, "fused") != pytest.approx(expected)
@@ -98,26 +100,26 @@ def test_the_same_training_under_dropout(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", LINEAR)
 def test_autocast_and_checkpointing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {}
-    for kernel in (*ONE_NODE, "folded"):
+    for kernel in (*ONE_NODE, "lowrank"):
         model = adapted(name, tiny_bert())
         checkpoint(model, reentrant=False)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             runs[kernel] = trained(model, monkeypatch, kernel)
     for losses in runs.values():
-        assert losses == pytest.approx(runs["folded"], rel=0.03, abs=0.03)
+        assert losses == pytest.approx(runs["lowrank"], rel=0.03, abs=0.03)
 
 
 def called(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    from tapertune.host import layer
+    from tapertune.host import shared_input
 
     calls: list[int] = []
 
     def count(*args: Any) -> Any:
         calls.append(1)
-        return fuse(*args)
+        return run_fused(*args)
 
-    fuse = layer.fuse
-    monkeypatch.setattr(layer, "fuse", count)
+    run_fused = shared_input.run_fused
+    monkeypatch.setattr(shared_input, "run_fused", count)
     return calls
 
 
@@ -227,7 +229,7 @@ def test_an_input_without_gradient_costs_no_product_with_the_base() -> None:
     tensors = {"A": torch.randn(4, 16, requires_grad=True), "B": torch.randn(32, 4, requires_grad=True)}
     with FlopCounterMode(display=False) as counter:
         fused(chain, torch.randn(10, 16), weight, None, tensors, 1.0).sum().backward()
-    flops = chain.flops_per_token({"d_in": 16, "d_out": 32, "r": 4}, input_grad=False, form="folded")
+    flops = flops_per_token(chain, {"d_in": 16, "d_out": 32, "r": 4}, input_grad=False, way="kernel")
     assert counter.get_total_flops() == 10 * (flops.total + 2 * 16 * 32)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tapertune import TapertuneError
-from tapertune.kernels import kernel_name
+from tapertune.kernels import kernel_name, selection
 from tapertune.kernels.native import build
 
 has_compiler = pytest.mark.skipif(build.library() is None, reason=f"no compiled products: {build.why_not()}")
@@ -78,3 +78,15 @@ def test_other_systems(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.sys, "platform", "win32")
     assert build.library() is None
     assert build.why_not() == "it is built on Linux, and this is win32"
+
+
+def test_a_former_name_is_the_present_one_and_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    selection._renamed.cache_clear()
+    monkeypatch.setenv("TAPERTUNE_KERNEL", "folded")
+    with pytest.warns(FutureWarning, match=r"TAPERTUNE_KERNEL.* 'folded' is now called 'lowrank'"):
+        assert kernel_name() == "lowrank"
+    assert kernel_name() == "lowrank", "said once"
+    monkeypatch.setenv("TAPERTUNE_KERNEL", "folde")
+    with pytest.raises(TapertuneError, match="lowrank"):
+        kernel_name()
+    selection._renamed.cache_clear()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tapertune.kernels.vectors import Form, folded_vectors, two_matrices
+from tapertune.kernels.forms import Form
+from tapertune.kernels.vectors import merged_vectors, two_matrices
 from tapertune.methods import METHODS, Chain, Diagonal, Matrix
 
 FORMS = [Form(wide=w, keep=k, apart=a) for w, k, a in itertools.product((False, True), repeat=3)]
@@ -43,15 +44,15 @@ def test_values_and_gradients(name: str, trains: tuple[str, ...], form: Form) ->
     live = (x, *(tensors[name] for name in trains))
     for c in (bias, None):
         expected = nn.functional.linear(x, weight, c) + 1.5 * chain.apply(x, tensors)
-        torch.testing.assert_close(folded_vectors(x, weight, c, factors, 1.5, form), expected)
+        torch.testing.assert_close(merged_vectors(x, weight, c, factors, 1.5, form), expected)
 
     def node(*_: Tensor) -> Tensor:
-        return folded_vectors(x, weight, bias, factors, 1.5, form)
+        return merged_vectors(x, weight, bias, factors, 1.5, form)
 
     assert torch.autograd.gradcheck(node, live)
     (node() * node()).sum().backward(retain_graph=True)
     frozen = x.detach()
-    alone = folded_vectors(frozen, weight, bias, factors, 1.5, form)
+    alone = merged_vectors(frozen, weight, bias, factors, 1.5, form)
     vectors = live[1:]
     expected_grads = torch.autograd.grad(chain.apply(frozen, tensors).sum() * 1.5, vectors)
     for mine, its in zip(torch.autograd.grad(alone.sum(), vectors), expected_grads, strict=True):
@@ -73,7 +74,7 @@ def test_what_is_kept(form: Form) -> None:
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        folded_vectors(x, weight, bias, factors, 1.5, form)
+        merged_vectors(x, weight, bias, factors, 1.5, form)
     assert sum(t.nbytes for t in kept) == 8 * (8 * (6 if form.wide else 3) + 5 * (6 if form.keep else 3))
 
 
@@ -116,10 +117,10 @@ def test_a_small_update_survives_half_precision(wide: bool) -> None:
         return ((mine.double() - expected).norm() / expected.norm()).item()
 
     for keep in (False, True):
-        y = folded_vectors(x, weight, None, factors, 1.5, Form(wide=wide, keep=keep, apart=True))
+        y = merged_vectors(x, weight, None, factors, 1.5, Form(wide=wide, keep=keep, apart=True))
         assert off(y, its) < 0.01
         _, *grads = torch.autograd.grad(y.sum(), [x, *live])
         for mine, expected in zip(grads, wanted, strict=True):
             assert mine.dtype == torch.float32 and off(mine, expected) < 0.01
-    summed = folded_vectors(x, weight, None, factors, 1.5, Form(wide=wide, keep=True))
+    summed = merged_vectors(x, weight, None, factors, 1.5, Form(wide=wide, keep=True))
     assert off(summed, its) > 0.5  # most of the update is rounded away

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tapertune.errors import TapertuneError
 from tapertune.kernels import KERNELS
+from tapertune.kernels.update_flops import flops_per_token, saved_bytes_per_token
 from tapertune.methods import METHODS, Chain, Diagonal, Matrix, get_method
 from tapertune.methods.init import zeros
 
@@ -85,10 +86,10 @@ def test_folded_cost_is_what_runs(chain: Chain, trains: str) -> None:
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            y = KERNELS["folded"](chain, x, tensors, 1.0)
+            y = KERNELS["lowrank"](chain, x, tensors, 1.0)
         y.sum().backward()
-    assert sum(saved.values()) == tokens * chain.saved_bytes_per_token(sizes, names)
-    flops = chain.flops_per_token(sizes, names, form="folded")
+    assert sum(saved.values()) == tokens * saved_bytes_per_token(chain, sizes, names)
+    flops = flops_per_token(chain, sizes, names, way="kernel")
     # inner factors are folded once a step, at a cost that does not grow with the tokens
     folds = counter.get_total_flops() - tokens * flops.total
     inner_matrices = len(chain.matrices) > 2
@@ -98,11 +99,11 @@ def test_folded_cost_is_what_runs(chain: Chain, trains: str) -> None:
 
 def test_flops_follow_what_trains() -> None:
     chain, sizes = CHAINS["aflora"], {"d_in": 10, "d_out": 20, "r": 2}
-    whole, frozen = chain.flops_per_token(sizes), chain.flops_per_token(sizes, ["d", "b"])
+    whole, frozen = flops_per_token(chain, sizes), flops_per_token(chain, sizes, ["d", "b"])
     assert (whole.forward, whole.input_grad, whole.weight_grad) == (120, 120, 120)
     assert (frozen.forward, frozen.input_grad, frozen.weight_grad) == (120, 120, 0)
     assert frozen.vector == 4 * (2 + 20)
-    lowest = chain.flops_per_token(sizes, ["b"], input_grad=False)
+    lowest = flops_per_token(chain, sizes, ["b"], input_grad=False)
     assert (lowest.forward, lowest.input_grad, lowest.weight_grad, lowest.vector) == (120, 0, 0, 22 + 40)
 
 
@@ -136,7 +137,7 @@ def test_flops_of_the_paper() -> None:
         row = METHODS[method]
         chain = row.chain(row.settings(r=r))
         return 12e-6 * sum(
-            chain.flops_per_token({"d_in": i, "d_out": o, "r": r}, names).total
+            flops_per_token(chain, {"d_in": i, "d_out": o, "r": r}, names).total
             for shapes, names in ((ATTENTION, attention), (FEED_FORWARD, ffn))
             for i, o in shapes
         )

@@ -12,7 +12,7 @@ from tasks.tiny_text import bart, llama
 from train.tiny_written import settings, write
 
 from tapertune.errors import TapertuneError
-from tapertune.host import keeping
+from tapertune.host import merged_weight
 from tapertune.tasks.counts import Counts
 from tapertune.train.evaluation import evaluate, predict
 from tapertune.train.runner import run
@@ -41,8 +41,8 @@ def test_a_decoder(tmp_path: Path, method: str, task: dict[str, Any]) -> None:
 
 def test_a_dense_update_is_made_once_for_all_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    real = keeping.dense_made
-    monkeypatch.setattr(keeping, "dense_made", lambda *args: calls.append(1) or real(*args))
+    real = merged_weight.merged_weight
+    monkeypatch.setattr(merged_weight, "merged_weight", lambda *args: calls.append(1) or real(*args))
     write(tmp_path, llama())
     record = run(settings(tmp_path, "loran", {"name": "prompt_completion"}))
     calls.clear()

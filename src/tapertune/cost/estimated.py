@@ -136,7 +136,8 @@ def _adapter(settings: RunSettings, part: Part, read: int) -> float:
         return 0.0
     training, quantised = settings.training, settings.quantization is not None
     half = settings.dtype != "float32" or bool(training.get("bf16") or training.get("fp16"))
-    layer = dataclasses.replace(part.adapter, half=half, **{"kernel": "folded"} if quantised else {})
+    call = part.adapter.call._replace(autocast=half)
+    layer = dataclasses.replace(part.adapter.changed(plain=not quantised), call=call)
     batch = training["per_device_train_batch_size"]
     return pass_flops([layer], batch * read, input_grad=True) / batch
 

@@ -22,7 +22,6 @@ and the second forward pass of activation checkpointing.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from torch import nn
 
 from ..events import Event
 from ..host import FactorHandle, adapter_handles
-from ..host.folding import can_fold
 from ..kernels import Adapted, pass_flops
 from ..runfile.record import Flops
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
@@ -168,7 +166,7 @@ def _first_ranks(events: Sequence[Event], handles: dict[str, FactorHandle], rank
 def _mergeable(handles: dict[str, FactorHandle]) -> frozenset[str]:
     layers = {handle.module: handle.home for handle in handles.values()}
     autocast = torch.is_autocast_enabled(next(iter(handles.values())).parameter.device.type)
-    return frozenset(module for module, layer in layers.items() if not autocast and can_fold(layer, "default"))
+    return frozenset(module for module, layer in layers.items() if not autocast and layer.can_merge("default"))
 
 
 def _calls_in(
@@ -219,15 +217,15 @@ def adapter_flops(model: nn.Module, state: State, model_calls: Sequence[Call], t
 
 
 def _in_state(module: str, layer: Adapted, state: State, rank: str) -> Adapted:
-    trains = frozenset(name for name in layer.chain.names if f"{module}.{name}" in state.training)
+    trains = frozenset(name for name in layer.spec.update.names if f"{module}.{name}" in state.training)
     sizes = {**layer.sizes, rank: state.ranks[module]}
-    return dataclasses.replace(layer, sizes=sizes, trains=trains, one_weight=module in state.merged)
+    return layer.changed(sizes=sizes, trains=trains, merge_frozen=module in state.merged)
 
 
 def _merge_flops(model: nn.Module, state: State, modules: frozenset[str], rank: str) -> int:
     """Operations of adding base and update of these modules up."""
     layers = [(m, layer) for group in adapted_layers(model) for m, layer in group.items() if m in modules]
-    return sum(_in_state(module, layer, state, rank).making() for module, layer in layers)
+    return sum(_in_state(module, layer, state, rank).merging() for module, layer in layers)
 
 
 def _whole(length: float) -> int:

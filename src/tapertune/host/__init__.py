@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..adapt import unfollowed
 from .config import ChainConfig, config_class, make_config
 from .handles import FactorHandle, adapter_handles
-from .keeping import updates_kept
 from .layer import ChainLayer, layer_class
+from .merged_weight import updates_kept
 from .model import ChainTuner, adapt_model, tuner_class
 from .registration import register
 from .search import adapted_parts, find_config

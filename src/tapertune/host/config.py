@@ -105,8 +105,14 @@ class ChainConfig(PeftConfig):
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
     def resolved_plans(self) -> list[Plan]:
-        """The method's default plan with ``plan`` laid over it; empty for a method that adapts nothing."""
-        return make_plans(merge(self.row.plan(self.settings()), self.plan))
+        """The method's default plan with ``plan`` laid over it; empty for a method that adapts nothing. Resolved once,
+        and anew where settings or ``plan`` have changed."""
+        settings = self.settings()
+        origin = settings, repr(self.plan)
+        known = vars(self).get("_plans")
+        if known is None or known[0] != origin:
+            known = self._plans = origin, make_plans(merge(self.row.plan(settings), self.plan))
+        return list(known[1])
 
     def to_dict(self) -> dict[str, Any]:
         # sets are written sorted, so that the same config gives the same file

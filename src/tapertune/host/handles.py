@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ..methods import Matrix
-from . import folding
 from .config import ChainConfig
 from .layer import ChainLayer
 from .naming import layer_index, row_label
@@ -83,10 +82,10 @@ class FactorHandle:
         self.parameter.requires_grad_(True)
 
     def fold(self) -> bool:
-        return folding.fold(self.home, self.adapter)
+        return self.home.merge_frozen(self.adapter)
 
     def unfold(self) -> None:
-        folding.unfold(self.home)
+        self.home.merged_weight.ask(frozen=None)
 
     def expect_input_without_gradient(self) -> None:
         """Warns at the module's next training pass if gradients go on below it, so that backward does not end there."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..adapt.actuators import set_data
 from ..errors import TapertuneError
-from ..methods import Chain, Factor, Matrix
+from ..methods import Matrix, Update
+from ..methods.base import Tensors
 from .config import ChainConfig
 
 
@@ -97,12 +98,20 @@ class FactorWeight(nn.Module):
         return f"shape={tuple(self.weight.shape)}"
 
 
-def is_shared(factor: Factor) -> bool:
+def is_shared(factor: Any) -> bool:
     """Whether one tensor serves all modules."""
     return isinstance(factor, Matrix) and factor.shared
 
 
-def shared_weights(chain: Chain, sizes: dict[str, Any], config: ChainConfig) -> dict[str, tuple[Projection, bool]]:
+def of_one_dtype(chain: Update, tensors: Tensors) -> Tensors:
+    """An adapter's factors by name, shared ones in the dtype of its own; as they are where nothing is to be cast."""
+    dtype = next(tensors[f.name].dtype for f in chain if not is_shared(f))
+    if all(tensors[f.name].dtype == dtype for f in chain if is_shared(f)):
+        return tensors
+    return {f.name: tensors[f.name].to(dtype) if is_shared(f) else tensors[f.name] for f in chain}
+
+
+def shared_weights(chain: Update, sizes: dict[str, Any], config: ChainConfig) -> dict[str, tuple[Projection, bool]]:
     """The chain's shared projections, and whether the module that asks is the one to save them.
 
     They are drawn once an adapter, in the chain's order, from the seed ``projection_prng_key`` of the settings, in

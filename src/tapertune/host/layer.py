@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,14 +17,27 @@ from transformers.pytorch_utils import Conv1D
 
 from ..adapt.unfollowed import expects_a_controller
 from ..errors import TapertuneError
-from ..kernels import KERNELS, ONE_NODE, InputDropout, keep_mask, kernel_name, transformed
-from ..methods import Chain, Diagonal, Factor, Method, get_method
+from ..kernels import (
+    FUSED_KERNELS,
+    KERNELS,
+    Call,
+    InputDropout,
+    Path,
+    Spec,
+    choose,
+    keep_mask,
+    kernel_name,
+    narrows,
+    run,
+    transformed,
+)
+from ..methods import Diagonal, Method, Update, get_method
 from .config import ChainConfig
-from .folding import folded, folded_forward
-from .holders import FactorWeight, SharedWeight, is_shared, shared_weights
+from .holders import FactorWeight, SharedWeight, is_shared, of_one_dtype, shared_weights
+from .merged_weight import MergedWeight, mergeable
 from .naming import module_kind
-from .nodes import Bound, bind, fuse, in_parts, joinable, narrows, parts
-from .siblings import Siblings
+from .shared_input import SharedInput
+from .snapshot import Snapshot, is_plain
 
 BASE_ROWS = "__base__"
 """Names the base model in ``adapter_names``, as in PEFT."""
@@ -54,7 +67,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         self.fan_in_fan_out = isinstance(base, Conv1D)
         self.module_path = current_key
         self.kind = module_kind(current_key, self.in_features, self.out_features)
-        self.chains: dict[str, Chain] = {}
+        self.chains: dict[str, Update] = {}
         self.scaling: dict[str, float] = {}
         setattr(self, f"{self.method.prefix}dropout", nn.ModuleDict())
         self.adapter_layer_names = ()
@@ -63,8 +76,9 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._disable_adapters = False
         self._active_adapter = adapter_name
-        self.siblings = Siblings([self])
-        self.bound: Bound | None = None
+        self.shared_input = SharedInput([self])
+        self.snapshot: Snapshot | None = None
+        self.merged_weight = MergedWeight()
         self.quantization_backend = resolve_quantization_backend(base, **quantization)
         self.update_layer(adapter_name, config)
 
@@ -77,6 +91,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         rank = {self.method.rank: config.ranks.get(self.module_path, getattr(settings, self.method.rank))}
         sizes = {**vars(settings), **chain.widths, **rank, "d_in": self.in_features, "d_out": self.out_features}
         shared = shared_weights(chain, sizes, config)
+        planned = bool(config.resolved_plans())
         gated = any(isinstance(f, Diagonal) and f.n == self.method.rank for f in chain)
         for factor in chain:
             if factor.name in shared:
@@ -90,7 +105,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
                     nn.init.normal_(weight, std=weight.shape[-1] ** -0.5 if weight.dim() == 2 else 1.0)
             rank_axis = factor.symbols.index(self.method.rank) if gated and self.method.rank in factor.symbols else None
             holder = FactorWeight(weight, rank_axis)
-            if config.resolved_plans():
+            if planned:
                 expects_a_controller(holder.weight, self.method.name)
             self._container(factor.name)[adapter_name] = holder
         self.chains[adapter_name] = chain
@@ -118,20 +133,19 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         # asked for often: not through nn.Module's attribute lookup
         return cast(nn.Parameter, cast(nn.Module, self.holders(factor)._modules[adapter_name]).weight)
 
-    def tensors(self, adapter_name: str) -> dict[str, Tensor]:
-        """An adapter's factors by name, shared ones cut to this module's widths."""
-        chain = self.chains[adapter_name]
-        own: dict[str, Tensor] = {f.name: self.factor(adapter_name, f.name) for f in chain if not is_shared(f)}
-        if len(own) == len(chain.factors):
-            return own
-        dtype = next(iter(own.values())).dtype
-        return {f.name: own[f.name] if f.name in own else self._cut(adapter_name, f).to(dtype) for f in chain}
+    def tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
+        """An adapter's factors by name, shared ones cut to this module's widths and in the dtype of its own."""
+        return of_one_dtype(self.chains[adapter_name], self._uncast(adapter_name))
 
-    def _cut(self, adapter_name: str, factor: Factor) -> Tensor:
-        weight = self.factor(adapter_name, factor.name)
-        widths = {"d_in": self.in_features, "d_out": self.out_features}
-        for axis, symbol in enumerate(factor.symbols):
-            weight = weight.narrow(axis, 0, widths.get(symbol, weight.shape[axis]))
+    def _uncast(self, adapter_name: str) -> dict[str, Tensor]:
+        return {factor.name: self._cut(adapter_name, factor) for factor in self.chains[adapter_name]}
+
+    def _cut(self, adapter_name: str, factor: Any) -> Tensor:
+        weight: Tensor = self.factor(adapter_name, factor.name)
+        if is_shared(factor):
+            widths = {"d_in": self.in_features, "d_out": self.out_features}
+            for axis, symbol in enumerate(factor.symbols):
+                weight = weight.narrow(axis, 0, widths.get(symbol, weight.shape[axis]))
         return weight
 
     def rank(self, adapter_name: str) -> int:
@@ -151,25 +165,67 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     # ---- forward and merge -------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not (args or kwargs or torch.compiler.is_compiling() or transformed()):
-            if folded(self) is not None and (one := folded_forward(self, x)) is not None:
-                return one
-            bound = bind(self)
-            if bound is not None and kernel_name() in ONE_NODE and bound.fits(self, x):
-                adapter = bound.adapter
-                if in_parts(self, x):
-                    return parts(self, x, self._mask(x, adapter) if bound.dropout() is not None else None)
-                return self.siblings.take(
-                    self,
-                    x,
-                    adapter,
-                    able=lambda layer: joinable(layer, x, adapter),
-                    make=lambda layers: fuse(x, layers),
-                    stamp=lambda layer: (layer.bound, layer.bound and layer.bound.stamp(layer)),
-                )
-        return self._apart(x, *args, **kwargs)
+        state = None if args or kwargs else self.current()
+        if state is None:
+            return self._unfused(x, *args, **kwargs)
+        call = Call.of(x)
+        path = choose(state.spec, call)
+        if path is Path.UNFUSED:
+            return self._unfused(x)
+        if path.joinable:
+            return self.shared_input.run(self, state, x, call)
+        return run(path, state, x, call, None if state.dropout is None else self._mask(x, state.adapter))
 
-    def _apart(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def current(self) -> Snapshot | None:
+        """What forward needs of the layer; None where it goes unfused: with several adapters or none, over a base that
+        is not plain, and under a compiler or a transform."""
+        if torch.compiler.is_compiling() or transformed():
+            return None
+        if self.snapshot is None or not self.snapshot.is_current(self):
+            self.snapshot = self._take_snapshot()
+        return self.snapshot
+
+    def _take_snapshot(self) -> Snapshot | None:
+        names = self.present_adapters()
+        if len(names) != 1 or not self.is_sole_active(names[0]) or not self._plain_base:
+            return None
+        return Snapshot.take(
+            self,
+            names[0],
+            base=cast(nn.Linear, self.base_layer),
+            factors={name: (self.holders(name), tensor) for name, tensor in self._uncast(names[0]).items()},
+            dropouts=self.dropouts,
+            scaling=self.scaling,
+            merged=self.merged_weight,
+        )
+
+    @property
+    def _plain_base(self) -> bool:
+        return self.quantization_backend is None and is_plain(self.base_layer)
+
+    def spec(self, adapter_name: str) -> Spec:
+        """The layer in numbers, as it is with this adapter now."""
+        state = self.current()
+        if state is not None and state.adapter == adapter_name:
+            return state.spec
+        shape, dropout = (self.out_features, self.in_features), self.dropout(adapter_name) is not None
+        return Spec.of(self.chains[adapter_name], self.tensors(adapter_name), shape, dropout=dropout, plain=False)
+
+    def can_merge(self, adapter_name: str) -> bool:
+        """Whether base and adapter are such that one weight can stand for both: a plain ``nn.Linear`` in float32 or
+        float64 with factors of its dtype, frozen, without dropout."""
+        dropout, tensors = self.dropouts[adapter_name], self._uncast(adapter_name)
+        return self._plain_base and mergeable(cast(nn.Linear, self.base_layer).weight, tensors.values(), dropout)
+
+    def merge_frozen(self, adapter_name: str) -> bool:
+        """Lets the layer be computed as one weight whenever this adapter alone is active and does not train; whether it
+        can be."""
+        able = self.can_merge(adapter_name)
+        if able:
+            self.merged_weight.ask(frozen=adapter_name)
+        return able
+
+    def _unfused(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base layer and adapters one after another."""
         rows = kwargs.pop("adapter_names", None)
         if rows is not None and not self.disable_adapters:
@@ -178,7 +234,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             if self.disable_adapters and self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        names = self.acting()
+        names = self.present_adapters()
         result = self._base_output(x, *args, **kwargs)
         dtype = result.dtype
         for name in names:
@@ -196,7 +252,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         kernel = kernel_name()
         chain, tensors = self.chains[name], self.tensors(name)
         first = tensors[chain.names[0]]
-        as_it_is = kernel in ONE_NODE and narrows(x, first)
+        as_it_is = kernel in FUSED_KERNELS and narrows(x.dtype, first.dtype)
         adapter_input = x if as_it_is else self._cast_input_dtype(x, first.dtype)
         adapter_input = self._dropped(x, adapter_input, name, alone=alone)
         return KERNELS[kernel](chain, adapter_input, tensors, self.scaling[name])
@@ -234,21 +290,21 @@ class ChainLayer(nn.Module, BaseTunerLayer):
     def _mask(self, x: Tensor, adapter_name: str) -> Tensor:
         """The mask for x of a dropout that does something, the same for all layers that read x."""
         p = cast(InputDropout, self.dropouts[adapter_name]).p
-        return self.siblings.take(
+        return self.shared_input.take(
             self,
             x,
             adapter_name,
-            able=lambda layer: layer.only(adapter_name) and layer.dropout(adapter_name) is not None,
+            able=lambda layer: layer.is_sole_active(adapter_name) and layer.dropout(adapter_name) is not None,
             make=lambda layers: [keep_mask(x, p)] * len(layers),
         )
 
-    def acting(self) -> list[str]:
+    def present_adapters(self) -> list[str]:
         """The active adapters that this layer has."""
         return [name for name in self.active_adapters if name in self.chains]
 
-    def only(self, adapter_name: str) -> bool:
+    def is_sole_active(self, adapter_name: str) -> bool:
         """Whether this adapter, and no other, acts on what the layer is given."""
-        return self.acting() == [adapter_name] and not (self.disable_adapters or self.merged)
+        return self.present_adapters() == [adapter_name] and not (self.disable_adapters or self.merged)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The adapter's update in the layout of the base weight, in the adapter's dtype.

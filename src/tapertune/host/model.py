@@ -29,7 +29,7 @@ from .layout import keep_layout
 from .mixed_batch import rows_by_adapter
 from .naming import TARGETS
 from .renamed import rename_modules
-from .siblings import link
+from .shared_input import link
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
 
 

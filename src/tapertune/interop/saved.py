@@ -17,7 +17,7 @@ from ..errors import TapertuneError
 from ..host import ChainConfig, config_class, make_config
 from ..host.holders import shared_weights
 from ..host.naming import ROOT
-from ..methods import METHODS, Chain, Diagonal, Factor, Matrix
+from ..methods import METHODS, Diagonal, Factor, Matrix, Update
 from .fields import check_type
 from .folder import read_json
 from .tensors import read_safetensors
@@ -44,7 +44,7 @@ class SavedAdapter:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def chain(self) -> Chain:
+    def chain(self) -> Update:
         return self.config.row.chain(self.config.settings())
 
     @property
@@ -156,7 +156,7 @@ def write_adapter(folder: Path, adapter: SavedAdapter) -> None:
     adapter.config.save_pretrained(str(folder))
 
 
-def symbol_sizes(chain: Chain, module: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+def symbol_sizes(chain: Update, module: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """The widths by symbol that a module's tensors have.
 
     Raises:
@@ -201,7 +201,7 @@ def _check_numbers(tensors: Mapping[str, Tensor], where: str) -> None:
             raise TapertuneError(f"{where}{name} holds values that are not finite")
 
 
-def _open_gates(chain: Chain, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _open_gates(chain: Update, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The chain's tensors without the components whose diagonal element between two matrices is zero."""
     factors = chain.factors
     matrices = [i for i, f in enumerate(factors) if isinstance(f, Matrix)]
@@ -216,7 +216,7 @@ def _open_gates(chain: Chain, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _cut_shared(config: ChainConfig, chain: Chain, modules: Modules, input_widths: InputWidths | None) -> None:
+def _cut_shared(config: ChainConfig, chain: Update, modules: Modules, input_widths: InputWidths | None) -> None:
     """Gives each module its part of the projections that all share, from the file or drawn again from their seed."""
     shared = [f for f in chain if isinstance(f, Matrix) and f.shared]
     whole: dict[str, Tensor] = {}
@@ -239,7 +239,7 @@ def _cut_shared(config: ChainConfig, chain: Chain, modules: Modules, input_width
             tensors[factor.name] = _cut(factor, whole[factor.name], sizes[module], module)
 
 
-def symbol_sizes_of(chain: Chain, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+def symbol_sizes_of(chain: Update, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Widths by symbol from whichever factors are there."""
     present = [f for f in chain if f.name in tensors]
     return {s: n for f in present for s, n in zip(f.symbols, tensors[f.name].shape, strict=True)}

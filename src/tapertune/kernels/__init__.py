@@ -1,9 +1,9 @@
-"""How a chain is computed on activations. ``TAPERTUNE_KERNEL`` selects one for all layers:
+"""How an update is computed on activations. ``TAPERTUNE_KERNEL`` selects how, for all layers:
 
 ``native`` (default, where a C++ compiler is at hand): as ``fused``, with products of narrow factors compiled for the
 processor, in float32 and float64;
-``fused``: base layer and chain as one node where that is possible and the input not small, else as ``folded``;
-``folded``: the chain as two matrices around its narrowest place; ``reference``: factor by factor, as it is written.
+``fused``: base layer and update as one node where that is possible and the input not small, else as ``lowrank``;
+``lowrank``: the update as two matrices around its bottleneck; ``reference``: factor by factor, as it is written.
 """
 
 from __future__ import annotations
@@ -12,48 +12,41 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..methods import Chain
+from ..methods import Update
 from ..methods.base import Tensors
-from .choice import by_token, has_node, joins, node
-from .dense import dense_kept, dense_made
-from .dropout import InputDropout, keep_mask, keep_scale
-from .folded import folded
-from .fused import Part, fused, fused_parts
+from .dropout import InputDropout, keep_mask
+from .lowrank import lowrank
+from .merged import merged_weight
+from .paths import Adapted, Call, Path, Spec, choose, narrows, pass_flops
 from .reference import reference
-from .selection import NAMES, ONE_NODE, kernel_name, uncompiled
-from .small import is_small, most_elements, plain
+from .run import State, run, run_fused
+from .selection import FUSED_KERNELS, NAMES, kernel_name
 from .transforms import transformed
-from .work import Adapted, pass_flops
 
-Kernel = Callable[[Chain, Tensor, Tensors, float], Tensor]
+Kernel = Callable[[Update, Tensor, Tensors, float], Tensor]
 
-KERNELS: dict[str, Kernel] = {name: folded for name in NAMES} | {"reference": reference}
-"""By name, how a chain is computed where it has no node of its own."""
+KERNELS: dict[str, Kernel] = {name: lowrank for name in NAMES} | {"reference": reference}
+"""By name, how an update is computed on the unfused path."""
 
 __all__ = [
+    "FUSED_KERNELS",
     "KERNELS",
-    "ONE_NODE",
     "Adapted",
+    "Call",
     "InputDropout",
     "Kernel",
-    "Part",
-    "by_token",
-    "dense_kept",
-    "dense_made",
-    "folded",
-    "fused",
-    "fused_parts",
-    "has_node",
-    "is_small",
-    "joins",
+    "Path",
+    "Spec",
+    "State",
+    "choose",
     "keep_mask",
-    "keep_scale",
     "kernel_name",
-    "most_elements",
-    "node",
+    "lowrank",
+    "merged_weight",
+    "narrows",
     "pass_flops",
-    "plain",
     "reference",
+    "run",
+    "run_fused",
     "transformed",
-    "uncompiled",
 ]

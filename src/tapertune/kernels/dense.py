@@ -20,6 +20,8 @@ from torch import Tensor
 
 from ..methods.base import Tensors
 from ..methods.mapped import MappedChain, widened
+from .maps import update as map_update
+from .maps import update_vjp
 from .sinter import compiled_sinter
 from .transforms import graph_wanted
 
@@ -34,7 +36,7 @@ class _LinearWithMap(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, chain: MappedChain, scaling: float, *factors: Tensor
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        y = _applied(rows, weight, bias, _made(chain, weight, factors, scaling))
+        y = _applied(rows, weight, bias, _weight(chain, weight, factors, scaling))
         ctx.save_for_backward(x if any(ctx.needs_input_grad[_FACTORS:]) else None, weight, *factors)
         ctx.shape, ctx.chain, ctx.scaling = x.shape, chain, scaling
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -53,15 +55,18 @@ class _LinearWithMap(torch.autograd.Function):
         kind = dy.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             wanted = [name for name, needed in zip(chain.names, needs[_FACTORS:], strict=True) if needed]
-            pulled, update = _pull(chain, factors, wanted, dy, rows, weight, ctx.scaling, needs[0])
+            grads_by_name, update = _vjp(chain, factors, wanted, dy, rows, weight, ctx.scaling, needs[0])
             dx = None
             if update is not None:
                 dx = dy.mm(update)
                 if _onto(weight) is None:
                     torch.addmm(dx, dy, weight, out=dx)
                 dx = dx.view(ctx.shape)
-        made = (pulled[n].to(f.dtype) if n in pulled else None for n, f in zip(chain.names, factors, strict=True))
-        return dx, *(None,) * (_FACTORS - 1), *made
+        d_factors = (
+            grads_by_name[n].to(f.dtype) if n in grads_by_name else None
+            for n, f in zip(chain.names, factors, strict=True)
+        )
+        return dx, *(None,) * (_FACTORS - 1), *d_factors
 
 
 def _differentiable(
@@ -82,7 +87,7 @@ def _differentiable(
     return dx if dx is None else dx.view(ctx.shape), *(None,) * (_FACTORS - 1), *(grads.get(n) for n in chain.names)
 
 
-def _made(chain: MappedChain, weight: Tensor, factors: Sequence[Tensor], scaling: float) -> Tensor:
+def _weight(chain: MappedChain, weight: Tensor, factors: Sequence[Tensor], scaling: float) -> Tensor:
     """``W + s M``; in half precision ``s M``."""
     tensors = _tensors(chain, factors)
     update, onto = torch.empty_like(weight), _onto(weight)
@@ -93,21 +98,21 @@ def _made(chain: MappedChain, weight: Tensor, factors: Sequence[Tensor], scaling
     for at in _blocks(weight):
         room = _rows(update, at)
         part = _part(chain, tensors, at)
-        _put(chain.update(part, None if onto is None else room), scaling, onto, at, room)
+        _put(map_update(chain, part, None if onto is None else room), scaling, onto, at, room)
     return update
 
 
-def _applied(rows: Tensor, weight: Tensor, bias: Tensor | None, made: Tensor) -> Tensor:
+def _applied(rows: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
     if _onto(weight) is not None:
-        weight = made
+        weight = total
     y = rows.mm(weight.T) if bias is None else torch.addmm(bias, rows, weight.T)
-    return y if weight is made else torch.addmm(y, rows, made.T, out=y)
+    return y if weight is total else torch.addmm(y, rows, total.T, out=y)
 
 
 _FACTORS = 5  # inputs of the node before the factors
 
 
-def _pull(
+def _vjp(
     chain: MappedChain,
     factors: Sequence[Tensor],
     wanted: Sequence[str],
@@ -115,28 +120,28 @@ def _pull(
     rows: Tensor | None,
     weight: Tensor,
     scaling: float,
-    forth: bool,
+    input_grad: bool,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Gradients of the wanted factors; and, where the gradient goes forth to x, what it is multiplied with."""
+    """Gradients of the wanted factors; and, where x wants one, what the output's is multiplied with for it."""
     tensors, onto = _tensors(chain, factors), _onto(weight)
-    pulled = {name: torch.zeros_like(tensors[name]) for name in wanted}
+    grads = {name: torch.zeros_like(tensors[name]) for name in wanted}
     grad = None if rows is None else widened(dy.T.mm(rows))
-    update = torch.empty_like(weight) if forth else None
+    update = torch.empty_like(weight) if input_grad else None
     sinter = compiled_sinter(chain, weight, tensors)
     if sinter is not None:
-        sinter.put(weight, scaling, update, grad, pulled)
-        return pulled, update
+        sinter.put(weight, scaling, update, grad, grads)
+        return grads, update
     for at in _blocks(weight):
         part = _part(chain, tensors, at)
         room = None if update is None else _rows(update, at)
         out = None if onto is None else room
         if grad is None:
-            delta = chain.update(part, out)
+            delta = map_update(chain, part, out)
         else:
-            delta = chain.pull(part, _rows(grad, at), _part(chain, pulled, at), scaling, out)
+            delta = update_vjp(chain, part, _rows(grad, at), _part(chain, grads, at), scaling, out)
         if room is not None:
             _put(delta, scaling, onto, at, room)
-    return pulled, update
+    return grads, update
 
 
 def _tensors(chain: MappedChain, factors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -192,13 +197,6 @@ def dense(
     return _LinearWithMap.apply(x, weight, bias, chain, scaling, *factors)  # pyright: ignore[reportReturnType]
 
 
-@torch.no_grad()
-def dense_made(chain: MappedChain, weight: Tensor, tensors: Tensors, scaling: float) -> Tensor:
-    """What ``dense`` makes of weights for each pass, for those who keep it between passes; without gradient."""
-    return _made(chain, weight, [tensors[name] for name in chain.names], scaling)
-
-
-@torch.no_grad()
-def dense_kept(x: Tensor, weight: Tensor, bias: Tensor | None, made: Tensor) -> Tensor:
-    """``dense`` of x, from what ``dense_made`` has made; without gradient."""
-    return _applied(x.reshape(-1, x.shape[-1]), weight, bias, made).view(*x.shape[:-1], weight.shape[0])
+def dense_weight(chain: MappedChain, weight: Tensor, tensors: Tensors, scaling: float) -> Tensor:
+    """What ``dense`` makes of weights for each pass: ``W + scaling * update``, in half precision the update alone."""
+    return _weight(chain, weight, [tensors[name] for name in chain.names], scaling)

@@ -2,12 +2,12 @@
 
     y_i = x W_i' + c_i + s_i (((x * mask) down_i') * middle_i) up_i'
 
-Base and chain add up in place, so that no second d_out-wide tensor exists. Backward forms
-each of its products with the output gradients once, and adds up the input's gradient in place. The products with narrow
-factors are ``narrow``'s. Kept for backward: the r-wide products only while something behind them trains; the input only
-while a ``down`` does and its producer cannot make it again (see ``producer``); the dropout mask, where there is one, as
-a byte an element. ``down``, ``middle`` and ``up`` are the chain folded around its narrowest place (``Chain.split``);
-their gradients flow on into the factors through the folds.
+Base and chain add up in place, so that no second d_out-wide tensor exists. Backward forms each of its products with the
+output gradients once, and adds up the input's gradient in place. The products with narrow factors are those of
+``lowrank_products``. Kept for backward: the r-wide products only while something downstream of them trains; the input
+only while a ``down`` does and it cannot be made again (see ``recompute``); the dropout mask, where there is one, as a
+byte an element. ``down``, ``middle`` and ``up`` are the chain composed around its bottleneck (``Chain.split``); their
+gradients flow on into the factors.
 
 The r-wide products are an output of the node, too, which nobody sees: gradients that are differentiated again reach the
 input and ``down`` through it.
@@ -24,13 +24,13 @@ from torch import Tensor
 from ..methods import Chain
 from ..methods.base import Tensors
 from .dropout import under_mask
-from .narrow import Factor, products
-from .producer import Again, rebuilder
+from .lowrank_products import Factor, products
+from .recompute import Recomputed, rematerialiser
 from .transforms import graph_wanted
 
 
 class Part(NamedTuple):
-    """One layer of a node: base weight (d_out, d_in), bias, and its chain around the narrowest place."""
+    """One layer of a node: base weight (d_out, d_in), bias, and its chain around the bottleneck."""
 
     weight: Tensor
     bias: Tensor | None
@@ -51,11 +51,11 @@ class Part(NamedTuple):
     ) -> Part:
         """
         Args:
-            chain: a linear chain.
+            chain: a product of factors.
             weight, bias: the base layer's, without gradient.
             tensors: the chain's factors by name; of the base's dtype, unless ``dtype`` is given.
             scaling: on the chain's output.
-            dtype: what the folded factors are cast to.
+            dtype: what the composed factors are cast to.
         """
         down, middle, up = chain.split(tensors)
         if dtype is not None:
@@ -74,31 +74,31 @@ _FIRST = 4  # inputs of the node before the first part's
 class _LinearsWithChains(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mask: Tensor | None, rebuild: Any, scalings: Sequence[float], *flat: Tensor | None
+        ctx: Any, x: Tensor, mask: Tensor | None, rematerialise: Any, scalings: Sequence[float], *flat: Tensor | None
     ) -> tuple[Tensor, ...]:
         parts = _parts(flat)
         rows = x.reshape(-1, x.shape[-1])
-        with_narrow = products(rows, *(part[_DOWN] for part in parts))
-        narrow = with_narrow.project(rows, mask, _stacked(parts))
+        multiply = products(rows, *(part[_DOWN] for part in parts))
+        low = multiply.project(rows, mask, _stacked(parts))
         outputs, end = [], 0
         for (weight, bias, down, middle, up), scaling in zip(parts, scalings, strict=True):
             begin, end = end, end + down.shape[0]
-            y = with_narrow.beside(narrow[:, begin:end], Factor(up.T, middle, scaling), rows, weight, bias)
+            y = multiply.linear_plus_lowrank(low[:, begin:end], Factor(up.T, middle, scaling), rows, weight, bias)
             y = y.view(*x.shape[:-1], weight.shape[0])
             outputs.append(y)
-        downs, behind = _trains(ctx.needs_input_grad)
-        ctx.rebuild = rebuild if downs else None
-        ctx.save_for_backward(x if downs and rebuild is None else None, narrow if behind else None, mask, *flat)
+        downs, downstream = _trains(ctx.needs_input_grad)
+        ctx.rematerialise = rematerialise if downs else None
+        ctx.save_for_backward(x if downs and rematerialise is None else None, low if downstream else None, mask, *flat)
         ctx.shape, ctx.scalings = x.shape, scalings
         ctx.set_materialize_grads(False)
-        return (*outputs, narrow)
+        return (*outputs, low)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        *dys, d_narrow = grads
-        if d_narrow is not None or graph_wanted(dys):
+        *dys, d_lows = grads
+        if d_lows is not None or graph_wanted(dys):
             return _differentiable(ctx, *grads)
         needs = ctx.needs_input_grad
         out: list[Tensor | None] = [None] * len(needs)
@@ -106,16 +106,16 @@ class _LinearsWithChains(torch.autograd.Function):
         some = next((dy for dy in dys if dy is not None), None)
         if some is None:
             return tuple(out)
-        x, narrow, mask, *flat = ctx.saved_tensors
+        x, low, mask, *flat = ctx.saved_tensors
         parts, (downs, _) = _parts(flat), _trains(needs)
         wanted = needs[0] or downs
-        with_narrow = products(some, *(part[_DOWN] for part in parts))
-        pull = some.new_empty(some.shape[0], sum(part[_DOWN].shape[0] for part in parts) if wanted else 0)
+        multiply = products(some, *(part[_DOWN] for part in parts))
+        d_low = some.new_empty(some.shape[0], sum(part[_DOWN].shape[0] for part in parts) if wanted else 0)
         places, end = [], 0
         for i, (part, dy, scaling) in enumerate(zip(parts, dys, ctx.scalings, strict=True)):
             here = slice(end, end := end + part[_DOWN].shape[0])
             places.append(here)
-            u = pull[:, here] if wanted else None
+            u = d_low[:, here] if wanted else None
             if dy is None:
                 if u is not None:
                     u.zero_()
@@ -123,17 +123,21 @@ class _LinearsWithChains(torch.autograd.Function):
             at = _FIRST + i * _WIDTH
             wants = needs[at + _MIDDLE], needs[at + _UP]
             factor = Factor(part[_UP].T, part[_MIDDLE], scaling)
-            seen = with_narrow.pull(dy, factor, u, narrow[:, here] if True in wants else None)
-            if seen is not None:
-                out[at + _MIDDLE], out[at + _UP] = _behind(part, seen, *wants)
+            product = multiply.input_and_factor_grads(dy, factor, u, low[:, here] if True in wants else None)
+            if product is not None:
+                out[at + _MIDDLE], out[at + _UP] = _downstream(part, product, *wants)
         if downs:
-            kept = x.reshape(-1, x.shape[-1]) if ctx.rebuild is None else Again(ctx.rebuild, ctx.next_functions[0][0])
-            pushed = with_narrow.gather(pull, kept, mask)
+            kept = (
+                x.reshape(-1, x.shape[-1])
+                if ctx.rematerialise is None
+                else Recomputed(ctx.rematerialise, ctx.next_functions[0][0])
+            )
+            d_downs = multiply.weight_grad(d_low, kept, mask)
             for i, here in enumerate(places):
                 if needs[_FIRST + i * _WIDTH + _DOWN]:
-                    out[_FIRST + i * _WIDTH + _DOWN] = pushed[here]
+                    out[_FIRST + i * _WIDTH + _DOWN] = d_downs[here]
         if needs[0]:
-            dx = with_narrow.spread(pull, Factor(_stacked(parts)), mask=mask)
+            dx = multiply.expand(d_low, Factor(_stacked(parts)), mask=mask)
             for part, dy in zip(parts, dys, strict=True):
                 if dy is not None:
                     torch.addmm(dx, dy, part[0], out=dx)
@@ -143,38 +147,38 @@ class _LinearsWithChains(torch.autograd.Function):
 
 def _differentiable(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradients in operations that can be differentiated again; the last of ``grads`` is of the r-wide products."""
-    *dys, d_narrow = grads
+    *dys, d_lows = grads
     needs = ctx.needs_input_grad
     out: list[Tensor | None] = [None] * len(needs)
-    x, narrow, mask, *flat = ctx.saved_tensors
+    x, low, mask, *flat = ctx.saved_tensors
     parts, downs = _parts(flat), _trains(needs)[0]
-    seen = None
+    inputs = None
     if downs:
-        x = x if ctx.rebuild is None else ctx.rebuild(ctx.next_functions[0][0])
-        seen = under_mask(x.reshape(-1, x.shape[-1]), mask)
+        x = x if ctx.rematerialise is None else ctx.rematerialise(ctx.next_functions[0][0])
+        inputs = under_mask(x.reshape(-1, x.shape[-1]), mask)
     dx, end = None, 0
     for i, (part, dy, scaling) in enumerate(zip(parts, dys, ctx.scalings, strict=True)):
         weight, _, down, middle, up = part
         begin, end, at = end, end + down.shape[0], _FIRST + i * _WIDTH
-        dz = None if d_narrow is None else d_narrow[:, begin:end]
+        dz = None if d_lows is None else d_lows[:, begin:end]
         if dy is not None:
             dy = dy.reshape(-1, dy.shape[-1])
             back = dy.mm(up) * scaling
             back = back if middle is None else back * middle
             dz = back if dz is None else dz + back
             if needs[at + _MIDDLE] or needs[at + _UP]:
-                product = narrow[:, begin:end].T.mm(dy) * scaling
+                product = low[:, begin:end].T.mm(dy) * scaling
                 out[at + _MIDDLE] = (product * up.T).sum(1) if needs[at + _MIDDLE] else None
                 out[at + _UP] = (product if middle is None else product * middle.unsqueeze(1)).T
             if needs[0]:
                 dx = dy.mm(weight) if dx is None else dx + dy.mm(weight)
         if dz is None:
             continue
-        if needs[at + _DOWN] and seen is not None:
-            out[at + _DOWN] = dz.T.mm(seen)
+        if needs[at + _DOWN] and inputs is not None:
+            out[at + _DOWN] = dz.T.mm(inputs)
         if needs[0]:
-            low = under_mask(dz.mm(down), mask)
-            dx = low if dx is None else dx + low
+            back = under_mask(dz.mm(down), mask)
+            dx = back if dx is None else dx + back
     out[0] = dx if dx is None else dx.view(ctx.shape)
     return tuple(out)
 
@@ -184,20 +188,20 @@ def _parts(flat: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _trains(needs: Sequence[bool]) -> tuple[bool, bool]:
-    """Whether some ``down`` trains, and whether something behind one does."""
+    """Whether some ``down`` trains, and whether something downstream of one does."""
     middles, ups = needs[_FIRST + _MIDDLE :: _WIDTH], needs[_FIRST + _UP :: _WIDTH]
     return True in needs[_FIRST + _DOWN :: _WIDTH], True in middles or True in ups
 
 
-def _behind(
-    part: Sequence[Any], seen: Tensor, wants_middle: bool, wants_up: bool
+def _downstream(
+    part: Sequence[Any], product: Tensor, wants_middle: bool, wants_up: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of ``middle`` and ``up``, from the product of what they are given and the output's gradient."""
     middle, up = part[_MIDDLE], part[_UP]
-    d_middle = (seen * up.T).sum(1) if wants_middle else None
+    d_middle = (product * up.T).sum(1) if wants_middle else None
     if not wants_up:
         return d_middle, None
-    return d_middle, (seen if middle is None else seen.mul_(middle.unsqueeze(1))).T
+    return d_middle, (product if middle is None else product.mul_(middle.unsqueeze(1))).T
 
 
 def _stacked(parts: Sequence[Sequence[Any]]) -> Tensor:
@@ -214,8 +218,8 @@ def fused_parts(x: Tensor, parts: Sequence[Part], mask: Tensor | None = None, sc
         scale: of what the mask leaves.
     """
     flat = [tensor for part in parts for tensor in part[:_WIDTH]]
-    made: Any = _LinearsWithChains.apply(x, mask, rebuilder(x), [part.scaling * scale for part in parts], *flat)
-    return made[:-1]
+    outputs: Any = _LinearsWithChains.apply(x, mask, rematerialiser(x), [part.scaling * scale for part in parts], *flat)
+    return outputs[:-1]
 
 
 def fused(

@@ -1,6 +1,6 @@
 """A frozen linear layer and a chain of two frozen matrices, of which only vectors train, as one matrix product.
 
-    y = x W_f' + c,    W_f = W + s diag(v) B diag(u) A
+    y = x W_m' + c,    W_m = W + s diag(v) B diag(u) A
 
 Forward and the gradient of the input cost what the layer alone costs, or twice as much where the update stays apart
 from the weight. The gradients of both vectors come from ``T = dY' x A'``, taken in the cheaper order: ``dY' (x A')``,
@@ -9,31 +9,15 @@ which keeps an r-wide product for backward, or ``(dY' x) A'``, which keeps the i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ..methods import Chain, Diagonal, Matrix
+from ..methods import Chain, Diagonal, Matrix, Update
 from ..methods.base import Tensors
+from .forms import Form
 from .transforms import graph_wanted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """How the folded layer is computed.
-
-    Attributes:
-        wide: whether backward multiplies the output's gradient with the input first.
-        keep: whether the folded weight is kept for backward, rather than made again.
-        apart: whether the update is applied by a product of its own, beside the weight: in half precision the sum
-            would round most of it away.
-    """
-
-    wide: bool
-    keep: bool
-    apart: bool = False
 
 
 class TwoMatrices(NamedTuple):
@@ -45,23 +29,23 @@ class TwoMatrices(NamedTuple):
     v: Tensor | None
 
 
-def two_matrices(chain: Chain, tensors: Tensors) -> TwoMatrices | None:
-    """The chain's tensors, where it is a matrix, a vector or none, a matrix, a vector or none, and the matrices are
+def two_matrices(update: Update, tensors: Tensors) -> TwoMatrices | None:
+    """The update's tensors, where it is a matrix, a vector or none, a matrix, a vector or none, and the matrices are
     frozen."""
-    found = around_vectors(chain)
-    if found is None:
+    names = around_vectors(update)
+    if names is None:
         return None
-    a, u, b, v = found
+    a, u, b, v = names
     if tensors[a].requires_grad or tensors[b].requires_grad:
         return None
     return TwoMatrices(tensors[a], None if u is None else tensors[u], tensors[b], None if v is None else tensors[v])
 
 
-def around_vectors(chain: Chain) -> tuple[str, str | None, str, str | None] | None:
-    """Names of the factors that ``TwoMatrices`` holds, where the chain has that form."""
-    if not chain.linear:
+def around_vectors(update: Update) -> tuple[str, str | None, str, str | None] | None:
+    """Names of the factors that ``TwoMatrices`` holds, where the update has that form."""
+    if not isinstance(update, Chain):
         return None
-    a, *rest = chain
+    a, *rest = update
     at = next(i for i, factor in enumerate(rest) if isinstance(factor, Matrix))
     between, b, after = rest[:at], rest[at], rest[at + 1 :]
     if isinstance(a, Diagonal) or len(between) > 1 or len(after) > 1 or any(isinstance(f, Matrix) for f in after):
@@ -70,7 +54,7 @@ def around_vectors(chain: Chain) -> tuple[str, str | None, str, str | None] | No
     return a.name, u, b.name, v
 
 
-class _FoldedLinear(torch.autograd.Function):
+class _MergedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -86,22 +70,22 @@ class _FoldedLinear(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         rows = x.reshape(-1, x.shape[-1])
         up = _up(u, b, v).to(x.dtype)
-        folded = _folded(weight, a, up, scaling, form)
-        y = rows.mm(folded.T) if bias is None else torch.addmm(bias, rows, folded.T)
+        total = _merged(weight, a, up, scaling, form)
+        y = rows.mm(total.T) if bias is None else torch.addmm(bias, rows, total.T)
         if form.apart:
             torch.addmm(y, rows, weight.T, out=y)
         needs = ctx.needs_input_grad
         vectors = needs[6] or needs[8]
         # an output, so that gradients which are differentiated again reach the input through it
-        narrow = rows.mm(a.T.to(x.dtype)) if vectors and not form.wide else None
-        seen = x if vectors and form.wide else narrow
-        kept = folded if form.keep else up
+        low = rows.mm(a.T.to(x.dtype)) if vectors and not form.wide else None
+        seen = x if vectors and form.wide else low
+        kept = total if form.keep else up
         base = weight if form.apart or not form.keep else None
         ctx.save_for_backward(seen, *((kept, base) if needs[0] else (None, None)), a, u, b, v)
         ctx.weight = weight if needs[0] else None
         ctx.shape, ctx.scaling, ctx.form = x.shape, scaling, form
         ctx.set_materialize_grads(False)
-        return y.view(*x.shape[:-1], weight.shape[0]), narrow
+        return y.view(*x.shape[:-1], weight.shape[0]), low
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -116,7 +100,7 @@ class _FoldedLinear(torch.autograd.Function):
         dy = grads[0].reshape(-1, b.shape[0])
         dx = du = dv = None
         if needs[0]:
-            dx = dy.mm(kept if form.keep else _folded(weight, a, kept, scaling, form))
+            dx = dy.mm(kept if form.keep else _merged(weight, a, kept, scaling, form))
             if form.apart:
                 torch.addmm(dx, dy, weight, out=dx)
             dx = dx.view(ctx.shape)
@@ -134,13 +118,13 @@ class _FoldedLinear(torch.autograd.Function):
         return dx, None, None, None, None, None, du, None, dv
 
 
-def _differentiable(ctx: Any, dy: Tensor | None, d_narrow: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients in operations that can be differentiated again; ``d_narrow`` is of the r-wide product."""
+def _differentiable(ctx: Any, dy: Tensor | None, d_low: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients in operations that can be differentiated again; ``d_low`` is of the r-wide product."""
     seen, _, _, a, u, b, v = ctx.saved_tensors
     needs, scaling, form = ctx.needs_input_grad, ctx.scaling, ctx.form
     dx = du = dv = None
-    if d_narrow is not None and needs[0]:
-        dx = d_narrow.mm(a.to(d_narrow.dtype))
+    if d_low is not None and needs[0]:
+        dx = d_low.mm(a.to(d_low.dtype))
     if dy is not None:
         dy = dy.reshape(-1, b.shape[0])
         if needs[0]:
@@ -156,7 +140,7 @@ def _differentiable(ctx: Any, dy: Tensor | None, d_narrow: Tensor | None) -> tup
     return dx if dx is None else dx.view(ctx.shape), None, None, None, None, None, du, None, dv
 
 
-def _folded(weight: Tensor, a: Tensor, up: Tensor, scaling: float, form: Form) -> Tensor:
+def _merged(weight: Tensor, a: Tensor, up: Tensor, scaling: float, form: Form) -> Tensor:
     return torch.addmm(weight, up, a.to(up.dtype), beta=0 if form.apart else 1, alpha=scaling)
 
 
@@ -167,7 +151,7 @@ def _up(u: Tensor | None, b: Tensor, v: Tensor | None) -> Tensor:
     return up * v.unsqueeze(1) if up is b else up.mul_(v.unsqueeze(1))
 
 
-def folded_vectors(
+def merged_vectors(
     x: Tensor, weight: Tensor, bias: Tensor | None, factors: TwoMatrices, scaling: float, form: Form
 ) -> Tensor:
     """``x (W + scaling * diag(v) B diag(u) A)' + bias``; x (..., d_in) -> (..., d_out).
@@ -181,5 +165,5 @@ def folded_vectors(
     a, u, b, v = factors
     if not torch.is_grad_enabled():  # a node is told that a vector asks for a gradient even where none can be taken
         u, v = (None if vector is None else vector.detach() for vector in (u, v))
-    made: Any = _FoldedLinear.apply(x, weight, bias, scaling, form, a, u, b, v)
-    return made[0]
+    y, _ = cast(Any, _MergedLinear.apply(x, weight, bias, scaling, form, a, u, b, v))
+    return y

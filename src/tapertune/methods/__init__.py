@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import unknown
 from .adalora import ADALORA
 from .aflora import AFLORA
-from .base import Chain, Diagonal, Factor, Flops, Matrix, Method
+from .base import Chain, Diagonal, Factor, Matrix, Method, Update
 from .elora import ELORA
 from .lora import LORA
 from .lora2 import LORA2
@@ -34,4 +34,4 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Chain", "Diagonal", "Factor", "Flops", "Matrix", "Method", "get_method"]
+__all__ = ["METHODS", "Chain", "Diagonal", "Factor", "Matrix", "Method", "Update", "get_method"]

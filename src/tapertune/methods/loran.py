@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Chain, Matrix, Method
+from .base import Matrix, Method
 from .init import linear_default, zeros
 from .mapped import Map, MappedChain, Offset
 from .settings import check_choice, check_number, check_positive, check_probability, check_rank, setting
@@ -37,19 +37,6 @@ class Sinter(Map):
 
     def __reduce__(self) -> tuple[type[Sinter], tuple[float, float]]:
         return Sinter, (self.amplitude, self.omega)
-
-    # In as few tensors as will do: on a processor, memory touched for the first time costs more than the arithmetic.
-
-    def apply_(self, m: Tensor) -> Tensor:
-        return m.addcmul_(m, (m * self.omega).sin_(), value=self.amplitude)
-
-    def pull_(self, m: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        sine = m * self.omega
-        cosine = sine.cos()
-        sine.sin_()
-        bend = torch.addcmul(sine, m, cosine, value=self.omega, out=cosine)  # of the slope, away from 1
-        grad.addcmul_(grad, bend, value=self.amplitude)
-        return m.addcmul_(m, sine, value=self.amplitude), grad
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -89,7 +76,7 @@ class LoranSettings:
             check_rank(f"p_sizes[{i}]", size)
 
 
-def chain(settings: LoranSettings) -> Chain:
+def chain(settings: LoranSettings) -> MappedChain:
     symbols = [*(f"p{i}" for i, _ in enumerate(settings.p_sizes, 1)), "d_in"]
     matrices = [Matrix("B", "r", "d_out", zeros), Matrix("A", symbols[0], "r", linear_default)]
     for i, (rows, columns) in enumerate(itertools.pairwise(symbols), 1):

@@ -1,4 +1,4 @@
-"""A frozen adapter folded into one weight: the same numbers, and nobody who looks at the layer can tell."""
+"""A frozen adapter and its base as one weight: the same numbers, and nobody who looks at the layer can tell."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from merging import asked, made, merges
 from peft import PeftModel, get_peft_model
 from tiny import batch, tiny_bert, tiny_gpt2
 from torch import Tensor, nn
 
 import tapertune
 from tapertune.host import ChainLayer, adapter_handles
-from tapertune.host.folding import Fold, fold, folded, folds_now, unfold
+from tapertune.host.merged_weight import MergedWeight, Request
 
 EXTRA = {"aflora": {"projection_scope": "all"}}
 
@@ -44,12 +45,6 @@ def freeze(model: nn.Module, number: int | None = 0) -> list[bool]:
 
 def logits(model: Any) -> Tensor:
     return model(**batch()).logits
-
-
-def made(layer: ChainLayer) -> bool:
-    """Whether the layer's sum has been computed."""
-    state = folded(layer)
-    return state is not None and state._weight is not None
 
 
 @pytest.mark.parametrize("method", [m for m in tapertune.METHODS if m != "none"])
@@ -105,9 +100,8 @@ def test_copies_stand_alone() -> None:
             layer.base_layer.weight.zero_()  # type: ignore[union-attr, operator]
     assert torch.equal(logits(other), expected), "bit for bit: the sum is made of the same parts"
     assert all(made(layer) for layer in layers(other, 0))
-    state = folded(layers(other, 0)[0])
-    again = pickle.loads(pickle.dumps(state))
-    assert isinstance(again, Fold) and again.adapter == "default" and again._weight is None
+    again = pickle.loads(pickle.dumps(layers(other, 0)[0].merged_weight))
+    assert isinstance(again, MergedWeight) and again.request == Request(frozen="default") and not again.exists
 
 
 def merge_and_unmerge(model: Any) -> Tensor:
@@ -161,7 +155,7 @@ def test_other_adapters() -> None:
         for each in (plain, model):
             each.set_adapter(name)
         assert torch.allclose(logits(model), logits(plain), rtol=0, atol=1e-12)
-    assert all(folds_now(layer, torch.zeros(1, dtype=torch.float64)) for layer in layers(model, 0))
+    assert all(merges(layer, torch.zeros(1, dtype=torch.float64)) for layer in layers(model, 0))
     for each in (plain, model):
         each.base_model.set_adapter(["default", "second"])
     assert torch.equal(logits(model), logits(plain)), "several at once are not folded"
@@ -198,7 +192,7 @@ def test_changed_parts_are_seen(change: Callable[[ChainLayer], None]) -> None:
     changed = logits(model)
     assert not torch.allclose(changed, before)
     for layer in layers(model):
-        unfold(layer)
+        layer.merged_weight.ask(frozen=None)
     assert torch.allclose(changed, logits(model), rtol=0, atol=1e-12)
 
 
@@ -206,17 +200,18 @@ def test_the_sum_is_made_once_and_goes() -> None:
     model = make()
     freeze(model)
     logits(model)
-    sums = [folded(layer)._weight for layer in layers(model, 0)]  # type: ignore[union-attr]
+    sums = [layer.merged_weight._weight for layer in layers(model, 0)]
+    assert None not in sums
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for seed in range(3):
         model.train()(**batch(seed=seed)).loss.backward()
         optimizer.step()
     model.set_adapter("default")
     logits(model.eval())
-    assert all(folded(layer)._weight is kept for layer, kept in zip(layers(model, 0), sums, strict=True))  # type: ignore[union-attr]
+    assert all(layer.merged_weight._weight is kept for layer, kept in zip(layers(model, 0), sums, strict=True))
     for handle in adapter_handles(model):
         handle.unfold()
-    assert not any(folded(layer) for layer in layers(model))
+    assert not any(asked(layer) for layer in layers(model))
 
 
 def test_evaluation_in_inference_mode_comes_first() -> None:
@@ -233,46 +228,46 @@ def test_some_of_three_that_read_one_input() -> None:
     plain, model = make(), make()
     query = next(layer for layer in layers(model, 0) if layer.module_path.endswith("query"))
     query.hold("default", ["A", "B"])
-    assert fold(query, "default")
+    assert query.merge_frozen("default")
     for _ in range(2):
         assert torch.allclose(logits(model), logits(plain), rtol=0, atol=1e-12)
-    assert made(query) and not query.siblings.apart
+    assert made(query) and not query.shared_input.apart
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_not_folded(dtype: torch.dtype) -> None:
     model = make().to(dtype)
-    assert not any(freeze(model)) and not any(folded(layer) for layer in layers(model))
+    assert not any(freeze(model)) and not any(asked(layer) for layer in layers(model))
     model = make().float()
     freeze(model)
     logits(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not any(folds_now(layer, torch.zeros(1)) for layer in layers(model))
+        assert not any(merges(layer, torch.zeros(1)) for layer in layers(model))
         assert torch.isfinite(logits(model)).all()
-    assert all(folds_now(layer, torch.zeros(1)) for layer in layers(model, 0))
+    assert all(merges(layer, torch.zeros(1)) for layer in layers(model, 0))
 
 
 def test_what_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(freeze(make(dropout=0.5))), "dropout would be lost"
     assert not any(freeze(make(base=tiny_gpt2(), modules_to_save=None))), "Conv1D"
     model = make()
-    assert not any(fold(layer, "default") for layer in layers(model)), "it trains"
+    assert not any(layer.merge_frozen("default") for layer in layers(model)), "it trains"
     freeze(model)
     layer, x = layers(model, 0)[0], torch.zeros(1, dtype=torch.float64)
-    assert folds_now(layer, x) and not folds_now(layer, x.float())
+    assert merges(layer, x) and not merges(layer, x.float())
     hook = layer.base_layer.register_forward_hook(lambda *_: None)
-    assert not folds_now(layer, x)
+    assert not merges(layer, x)
     hook.remove()
     layer.factor("default", "A").requires_grad_(True)
-    assert not folds_now(layer, x)
+    assert not merges(layer, x)
     layer.factor("default", "A").requires_grad_(False)
     layer.base_layer.weight.requires_grad_(True)  # type: ignore[union-attr]
-    assert not folds_now(layer, x)
+    assert not merges(layer, x)
     layer.base_layer.weight.requires_grad_(False)  # type: ignore[union-attr]
     monkeypatch.setenv("TAPERTUNE_KERNEL", "reference")
-    assert not folds_now(layer, x)
-    monkeypatch.setenv("TAPERTUNE_KERNEL", "folded")
-    assert folds_now(layer, x)
+    assert not merges(layer, x)
+    monkeypatch.setenv("TAPERTUNE_KERNEL", "lowrank")
+    assert merges(layer, x)
 
 
 def test_compiled_models_are_computed_as_ever() -> None:
@@ -290,5 +285,4 @@ def test_a_second_adapter_takes_over() -> None:
     for handle in adapter_handles(model, "second"):
         handle.freeze()
         assert handle.fold()
-    state = folded(layers(model, 0)[0])
-    assert isinstance(state, Fold) and state.adapter == "second"
+    assert asked(layers(model, 0)[0]) == "second"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .compiled import Compiled, compiled_for
 from .dropout import under_mask
-from .producer import Again
+from .recompute import Recomputed
 
 
 class Factor(NamedTuple):
@@ -33,19 +33,19 @@ class Products(Protocol):
         """``(x * mask) matrix'``: (n, w) and (r, w) -> (n, r)."""
         ...
 
-    def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
+    def expand(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
         """``(z factor) * mask``: (n, r) and (r, w) -> (n, w)."""
         ...
 
-    def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_plus_lowrank(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``z factor + x weight' + bias``: (n, r), (r, w), (n, v), (w, v) and (w,) -> (n, w)."""
         ...
 
-    def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
+    def input_and_factor_grads(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
         """``dy factor'`` into u (n, r), and ``scaling * z' dy`` (r, w); each where it is wanted."""
         ...
 
-    def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
+    def weight_grad(self, u: Tensor, x: Tensor | Recomputed, mask: Tensor | None) -> Tensor:
         """``u' (x * mask)``: (n, r) and (n, w) -> (r, w)."""
         ...
 
@@ -54,29 +54,29 @@ class _Torch:
     def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
         return under_mask(x, mask).mm(matrix.T)
 
-    def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
+    def expand(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
         matrix, middle, scaling = factor
-        made = (z if middle is None else z * middle).mm(matrix)
-        return under_mask(made if scaling == 1.0 else made.mul_(scaling), mask)
+        wide = (z if middle is None else z * middle).mm(matrix)
+        return under_mask(wide if scaling == 1.0 else wide.mul_(scaling), mask)
 
-    def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_plus_lowrank(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         matrix, middle, scaling = factor
         y = x.mm(weight.T) if bias is None else torch.addmm(bias, x, weight.T)
         # in place; unlike addmm_, operation counters see it
         return torch.addmm(y, z if middle is None else z * middle, matrix, alpha=scaling, out=y)
 
-    def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
+    def input_and_factor_grads(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
         matrix, middle, scaling = factor
         # this orientation of the product is several times faster than its transpose for a narrow rank
-        seen = None if z is None else torch.addmm(matrix, z.T, dy, beta=0, alpha=scaling)
+        grad = None if z is None else torch.addmm(matrix, z.T, dy, beta=0, alpha=scaling)
         if u is not None:
             torch.addmm(u, dy, matrix.T, beta=0, alpha=scaling, out=u)
             if middle is not None:
                 u.mul_(middle)
-        return seen
+        return grad
 
-    def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
-        rows = x.make() if isinstance(x, Again) else x
+    def weight_grad(self, u: Tensor, x: Tensor | Recomputed, mask: Tensor | None) -> Tensor:
+        rows = x.make() if isinstance(x, Recomputed) else x
         return u.T.mm(under_mask(rows.view(u.shape[0], -1), mask))
 
 
@@ -96,23 +96,23 @@ class _Native:
         )
         return z
 
-    def spread(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
-        return self._spread_onto(None, z, factor, mask)
+    def expand(self, z: Tensor, factor: Factor, mask: Tensor | None = None) -> Tensor:
+        return self._expand_onto(None, z, factor, mask)
 
-    def beside(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_plus_lowrank(self, z: Tensor, factor: Factor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # the base's product last: it adds to what is there as it would have to a bias
-        y = self._spread_onto(bias, z, factor, None)
+        y = self._expand_onto(bias, z, factor, None)
         return torch.addmm(y, x, weight.T, out=y)
 
-    def _spread_onto(self, bias: Tensor | None, z: Tensor, factor: Factor, mask: Tensor | None) -> Tensor:
+    def _expand_onto(self, bias: Tensor | None, z: Tensor, factor: Factor, mask: Tensor | None) -> Tensor:
         (n, r), w = z.shape, factor.matrix.shape[1]
         z, y = _in_order(z), z.new_empty(n, w)
         self._spread(n, w, r, z.data_ptr(), z.stride(0), *_parts(factor), _at(bias), _at(mask), y.data_ptr(), w)
         return y
 
-    def pull(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
+    def input_and_factor_grads(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
         (n, w), r = dy.shape, factor.matrix.shape[0]
-        seen = None if z is None else dy.new_empty(r, w)
+        grad = None if z is None else dy.new_empty(r, w)
         dy = _in_order(dy)
         self._pull(
             n,
@@ -123,14 +123,14 @@ class _Native:
             *_parts(factor),
             *((None, 0) if u is None else (u.data_ptr(), u.stride(0))),
             *((None, 0) if z is None else (z.data_ptr(), z.stride(0))),
-            _at(seen),
+            _at(grad),
         )
-        return seen
+        return grad
 
-    def gather(self, u: Tensor, x: Tensor | Again, mask: Tensor | None) -> Tensor:
+    def weight_grad(self, u: Tensor, x: Tensor | Recomputed, mask: Tensor | None) -> Tensor:
         source, normed, gelu = _source(x)
         (n, r), w = u.shape, source.shape[-1]
-        seen = u.new_empty(r, w)
+        grad = u.new_empty(r, w)
         rows = _in_order(source.reshape(n, w))
         self._gather(
             n,
@@ -143,14 +143,14 @@ class _Native:
             *([_at(other) for other in normed] or [None] * 4),
             gelu,
             _at(mask),
-            seen.data_ptr(),
+            grad.data_ptr(),
         )
-        return seen
+        return grad
 
 
-def _source(x: Tensor | Again) -> tuple[Tensor, Sequence[Tensor], bool]:
+def _source(x: Tensor | Recomputed) -> tuple[Tensor, Sequence[Tensor], bool]:
     """What to read, a layer norm's statistics and weights to apply to it, and whether a GELU is to be."""
-    if not isinstance(x, Again):
+    if not isinstance(x, Recomputed):
         return x, (), False
     before = x.activated()
     if before is not None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import tapertune
 from tapertune.benchmark.counts import graph_nodes
 from tapertune.host import ChainLayer
-from tapertune.kernels import is_small, most_elements
+from tapertune.kernels import Call
+from tapertune.kernels.paths import is_small, most_elements
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*whose plan nobody runs:UserWarning")
 
@@ -33,7 +34,7 @@ def ours(output: Tensor) -> bool:
 
 
 def folds(output: Tensor) -> bool:
-    return any("_FoldedLinear" in name for name in graph(output))
+    return any("_MergedLinear" in name for name in graph(output))
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -79,8 +80,8 @@ def test_an_adapter_in_float32_over_a_base_in_bfloat16(
         return {"y": y.detach().double(), "x": x.grad.double(), **grads}
 
     exact = passed("reference", torch.float64)
-    monkeypatch.setattr("tapertune.kernels.small._MOST_HALF", ALL)
-    monkeypatch.setattr("tapertune.kernels.small._MOST", 1 << 15)
+    monkeypatch.setattr("tapertune.kernels.paths._MOST_HALF", ALL)
+    monkeypatch.setattr("tapertune.kernels.paths._MOST", 1 << 15)
     for key, value in passed("fused", torch.bfloat16).items():
         assert (value - exact[key]).norm() < 0.01 * exact[key].norm(), key
 
@@ -94,21 +95,25 @@ def test_each_input_by_its_size(small_elements: SmallElements) -> None:
         logits = model(input_ids=ids[:, :length]).logits
         assert ours(logits) is (length > 4)
     layers = [m for m in model.modules() if isinstance(m, ChainLayer)]
-    assert not any(layer.siblings.apart for layer in layers)
+    assert not any(layer.shared_input.apart for layer in layers)
+
+
+def small(x: Tensor) -> bool:
+    return is_small(Call.of(x), x.shape[-1])
 
 
 def test_what_is_small(monkeypatch: pytest.MonkeyPatch, small_elements: SmallElements) -> None:
     monkeypatch.undo()
     single, half = most_elements("cpu", False), most_elements("cpu", True)
     assert 0 < single < half < most_elements("cuda", True)
-    assert is_small(torch.empty(single)) and not is_small(torch.empty(single + 1))
-    assert is_small(torch.empty(half, dtype=torch.bfloat16))
+    assert small(torch.empty(single)) and not small(torch.empty(single + 1))
+    assert small(torch.empty(half, dtype=torch.bfloat16))
     with torch.autocast("cpu", torch.bfloat16):
-        assert is_small(torch.empty(half)) and not is_small(torch.empty(half + 1))
-    assert is_small(torch.empty(most_elements("meta", False), device="meta"))
+        assert small(torch.empty(half)) and not small(torch.empty(half + 1))
+    assert small(torch.empty(most_elements("meta", False), device="meta"))
 
 
-@pytest.mark.parametrize(("name", "node"), [("elora", "_FoldedLinear"), ("loran", "_LinearWithMap")])
+@pytest.mark.parametrize(("name", "node"), [("elora", "_MergedLinear"), ("loran", "_LinearWithMap")])
 def test_a_folded_update_stays_a_node(name: str, node: str, small_elements: SmallElements) -> None:
     small_elements(ALL)
     model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), tapertune.make_config(name, target_modules=["0"]))
@@ -133,6 +138,6 @@ def test_few_tokens_at_high_rank_go_factor_by_factor(dtype: torch.dtype, monkeyp
         return {"y": y.detach(), "x": x.grad, **grads}
 
     for rows in (64, 65):
-        expected = passed(rows, "folded")
+        expected = passed(rows, "lowrank")
         for key, value in passed(rows, "fused").items():
             assert (value - expected[key]).norm() < (0.02 if dtype == torch.bfloat16 else 1e-5) * value.norm(), key

@@ -13,7 +13,7 @@ from tasks.tiny_text import llama
 from torch import nn
 
 import tapertune
-from tapertune.host import ChainLayer, keeping, updates_kept
+from tapertune.host import ChainLayer, merged_weight, updates_kept
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 IDS = torch.tensor([[2, 6, 7, 8]])
@@ -29,17 +29,22 @@ def layers(model: nn.Module) -> list[ChainLayer]:
     return [m for m in model.modules() if isinstance(m, ChainLayer)]
 
 
+def kept(layer: ChainLayer) -> bool:
+    """Whether the layer has been asked to keep its update."""
+    return layer.merged_weight.request.without_gradients
+
+
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What updates are made, by layer's width."""
     calls: list[str] = []
-    real = keeping.dense_made
+    real = merged_weight.merged_weight
 
-    def counted(chain: Any, weight: torch.Tensor, tensors: Any, scaling: float) -> torch.Tensor:
+    def counted(update: Any, weight: torch.Tensor, tensors: Any, scaling: float) -> torch.Tensor:
         calls.append(str(tuple(weight.shape)))
-        return real(chain, weight, tensors, scaling)
+        return real(update, weight, tensors, scaling)
 
-    monkeypatch.setattr(keeping, "dense_made", counted)
+    monkeypatch.setattr(merged_weight, "merged_weight", counted)
     return calls
 
 
@@ -52,7 +57,7 @@ def test_a_text_is_the_same_and_updates_are_made_once(dtype: torch.dtype, made: 
         assert torch.equal(model.generate(**write), expected)
         assert torch.equal(model.generate(**write), expected)
     assert len(made) == len(layers(model)) == 6
-    assert not any("_kept" in vars(layer) for layer in layers(model))
+    assert not any(kept(layer) for layer in layers(model))
 
 
 def test_under_autocast(made: list[str]) -> None:
@@ -92,12 +97,12 @@ def test_without_room_nothing_is_kept(made: list[str], monkeypatch: pytest.Monke
     model = model_of()
     needed = sum(layer.get_base_layer().weight.numel() * 4 for layer in layers(model))
     for free, count in ((2 * needed - 1, 0), (2 * needed, 6)):
-        monkeypatch.setattr(keeping, "_free", lambda device, free=free: free)
+        monkeypatch.setattr(merged_weight, "_free", lambda device, free=free: free)
         with torch.no_grad(), updates_kept(model):
             model(IDS)
         assert len(made) == count
     monkeypatch.undo()
-    assert keeping._free(torch.device("cpu")) > needed and keeping._free(torch.device("meta")) == 0
+    assert merged_weight._free(torch.device("cpu")) > needed and merged_weight._free(torch.device("meta")) == 0
 
 
 def test_one_inside_another_and_copies(made: list[str]) -> None:
@@ -107,12 +112,12 @@ def test_one_inside_another_and_copies(made: list[str]) -> None:
             expected = model(IDS).logits
         assert torch.equal(copy.deepcopy(model)(IDS).logits, expected) and len(made) == 12, "a copy makes its own"
         model(IDS)
-        kept = vars(layers(model)[0])["_kept"]
-        assert pickle.loads(pickle.dumps(kept))._made is None
+        state = layers(model)[0].merged_weight
+        assert state.exists and not pickle.loads(pickle.dumps(state)).exists
     assert len(made) == 12
 
 
 def test_narrow_updates_are_never_made() -> None:
     model = model_of("lora")
     with updates_kept(model):
-        assert not any("_kept" in vars(layer) for layer in layers(model))
+        assert not any(kept(layer) for layer in layers(model))

@@ -1,9 +1,10 @@
-"""Which form is chosen, and that it does the work that the choice counts on."""
+"""Which path and form are chosen, and that they do the work that the choice counts on."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
-from tapertune.kernels import joins, node
-from tapertune.kernels.choice import Work, _Passes, cheapest
+from tapertune.kernels import Call, Path, Spec, choose
+from tapertune.kernels.forms import Form, Work, _Passes, cheapest
 from tapertune.kernels.fused import fused
-from tapertune.kernels.vectors import Form, folded_vectors, two_matrices
+from tapertune.kernels.run import run
+from tapertune.kernels.vectors import merged_vectors, two_matrices
 from tapertune.methods import METHODS
 
 ALL: list[Form | None] = [
@@ -102,7 +104,7 @@ def test_operations_are_those_that_are_counted(form: Form | None, trains: bool, 
         else:
             factors = two_matrices(ELORA, tensors)
             assert factors is not None
-            y = folded_vectors(x, weight, None, factors, 1.0, form)
+            y = merged_vectors(x, weight, None, factors, 1.0, form)
         if y.requires_grad:
             y.sum().backward()
     base = 2 * work.tokens * work.d_in * work.d_out * (1 + input_grad)
@@ -115,42 +117,69 @@ def test_no_product_for_gradients_that_nobody_can_take() -> None:
     factors, form = two_matrices(ELORA, tensors), Form(wide=False, keep=False)
     assert factors is not None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        folded_vectors(x, weight, None, factors, 1.0, form)
+        merged_vectors(x, weight, None, factors, 1.0, form)
     assert counter.get_total_flops() == 2 * 40 * 16 * 32 + work.flops(form)
 
 
-def test_the_node_takes_the_chosen_form() -> None:
+@dataclass
+class OneLayer:
+    """A layer as kernels see it."""
+
+    spec: Spec
+    weight: Tensor
+    factors: dict[str, Tensor]
+    update: Any = ELORA
+    bias: None = None
+    scaling: float = 1.0
+    dropout: None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.factors
+
+    def merged(self, weight: Tensor) -> Tensor:
+        raise AssertionError("nobody has asked for it")
+
+
+def spec_of(weight: Tensor, tensors: dict[str, Tensor]) -> Spec:
+    return Spec.of(ELORA, tensors, weight.shape, dtype=weight.dtype)
+
+
+def test_the_chosen_path_is_run() -> None:
     work = Work(tokens=512, rank=32, d_in=64, d_out=64)
     assert cheapest(work) is not None
 
     def made(x: Tensor, weight: Tensor, tensors: dict[str, Tensor]) -> str:
-        folds = type(node(ELORA, x, weight, None, tensors, 1.0).grad_fn).__name__ == "_FoldedLinearBackward"
-        assert folds != joins(ELORA, tensors, x)
-        return "folded" if folds else "fused"
+        spec, call = spec_of(weight, tensors), Call.of(x)
+        path = choose(spec, call)
+        y = run(path, OneLayer(spec, weight, tensors), x, call)
+        merges = type(y.grad_fn).__name__ == "_MergedLinearBackward"
+        assert merges == (path is Path.VECTORS) != path.joinable
+        return "merged" if merges else "fused"
 
     x, weight, tensors = layer(work)
-    assert made(x, weight, tensors) == "folded"
-    assert made(x[:4].detach().requires_grad_(), weight, tensors) == "fused"
+    assert made(x, weight, tensors) == "merged"
+    assert made(x[:20].detach().requires_grad_(), weight, tensors) == "fused"
     assert made(*layer(work, trains=("A", "d", "b"))) == "fused"
     # where the sum would lose the update, it is applied by itself, which pays at high ranks alone
     narrow, high = (Work(tokens=512, rank=rank, d_in=256, d_out=256) for rank in (32, 512))
-    assert (made(*layer(narrow)), made(*layer(narrow, torch.bfloat16))) == ("folded", "fused")
-    assert made(*layer(high, torch.bfloat16)) == "folded"
+    assert (made(*layer(narrow)), made(*layer(narrow, torch.bfloat16))) == ("merged", "fused")
+    assert made(*layer(high, torch.bfloat16)) == "merged"
     for work in (narrow, high):
-        x, _, tensors = layer(work)
+        x, weight, tensors = layer(work)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert joins(ELORA, tensors, x) == (work is narrow)
+            assert choose(spec_of(weight, tensors), Call.of(x)).joinable == (work is narrow)
 
 
 def test_a_mapped_chain_has_a_node_of_its_own() -> None:
     chain = METHODS["loran"].chain(METHODS["loran"].settings(r=2))
-    assert not joins(chain, {}, torch.zeros(1))
+    spec = Spec(update=chain, sizes={"r": 2, "d_in": 4, "d_out": 4}, trains=frozenset("AB"))
+    assert choose(spec, Call.of(torch.zeros(3, 4))) is Path.DENSE_MAP
 
 
 @pytest.fixture
 def always_folds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("tapertune.kernels.choice._SINGLE", _Passes(narrow=48, build=-1000, behind=0, token=0))
-    monkeypatch.setattr("tapertune.kernels.choice.LEAST_RANK", 0)
+    monkeypatch.setattr("tapertune.kernels.forms._SINGLE", _Passes(narrow=48, build=-1000, behind=0, token=0))
+    monkeypatch.setattr("tapertune.kernels.forms.LEAST_RANK", 0)
     cheapest.cache_clear()
     yield
     cheapest.cache_clear()

@@ -1,8 +1,4 @@
-"""Which one-node kernel computes a frozen linear layer together with its chain.
-
-A chain under a map has one. A product of factors goes around its narrowest place (``fused``); where its matrices are
-frozen, it may be folded into the base weight instead (``vectors``), which is chosen by what either would cost.
-"""
+"""Frozen matrices around vectors: merged into the base weight for a pass, or low-rank, whichever takes less time."""
 
 from __future__ import annotations
 
@@ -10,79 +6,21 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
 
-from ..methods import Chain
-from ..methods.base import Tensors
-from ..methods.mapped import MappedChain
-from .dense import dense
-from .fused import fused
-from .vectors import Form, TwoMatrices, folded_vectors, two_matrices
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a layer is computed whose update is merged for the pass.
 
+    Attributes:
+        wide: whether backward multiplies the output's gradient with the input first.
+        keep: whether the merged weight is kept for backward, rather than made again.
+        apart: whether the update is applied by a product of its own, beside the weight: in half precision the sum
+            would round most of it away.
+    """
 
-def has_node(chain: Chain) -> bool:
-    """Whether some kernel computes base and chain as one node."""
-    return chain.linear or isinstance(chain, MappedChain)
-
-
-def joins(chain: Chain, tensors: Tensors, x: Tensor) -> bool:
-    """Whether the form chosen for this chain, at this many tokens, can be in one node with other layers' chains."""
-    return chain.linear and _chosen(chain, tensors, x) is None
-
-
-def by_token(chain: Chain, tensors: Tensors, x: Tensor) -> bool:
-    """Whether a chain of frozen matrices is to be applied to x factor by factor, x having few tokens for its rank."""
-    rank = tensors[chain.names[0]].shape[0]
-    if rank < LEAST_RANK or not few(x.numel() // max(x.shape[-1], 1), rank):
-        return False
-    return two_matrices(chain, tensors) is not None
-
-
-def few(tokens: int, rank: int) -> bool:
-    """Whether vectors of a chain are better applied to activations than to its matrices, which are larger."""
-    return 2 * tokens <= rank
-
-
-def node(
-    chain: Chain,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tensors: Tensors,
-    scaling: float,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """``x W' + bias + scaling * chain(x)`` for a frozen base; arguments as for ``fused``."""
-    if isinstance(chain, MappedChain):
-        return dense(chain, x, weight, bias, tensors, scaling)
-    chosen = _chosen(chain, tensors, x)
-    if chosen is None:
-        return fused(chain, x, weight, bias, tensors, scaling, dtype)
-    factors, form = chosen
-    return folded_vectors(x, weight, bias, factors, scaling, form)
-
-
-def _chosen(chain: Chain, tensors: Tensors, x: Tensor) -> tuple[TwoMatrices, Form] | None:
-    """What to fold and how, or None for the low-rank form."""
-    if tensors[chain.names[0]].shape[0] < LEAST_RANK:
-        return None  # known without a look at the rest
-    factors = two_matrices(chain, tensors)
-    if factors is None:
-        return None
-    grad = torch.is_grad_enabled()
-    form = cheapest(
-        Work(
-            tokens=x.numel() // max(x.shape[-1], 1),
-            rank=factors.a.shape[0],
-            d_in=x.shape[-1],
-            d_out=factors.b.shape[0],
-            trains=grad and any(vector is not None and vector.requires_grad for vector in (factors.u, factors.v)),
-            input_grad=grad and x.requires_grad,
-            half=x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(x.device.type),
-        )
-    )
-    return None if form is None else (factors, form)
+    wide: bool
+    keep: bool
+    apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +76,7 @@ class _Passes(NamedTuple):
 
     Attributes:
         narrow: to read or write a number in a product of small rank with the tokens.
-        build: to write one of the folded weight.
+        build: to write one of the merged weight.
         behind: to scale an element of B, and to take its gradient from a product that lies across it in memory.
         token: to scale an element of what B makes of few tokens, and to take the vectors' gradients there.
     """
@@ -155,15 +93,25 @@ class _Passes(NamedTuple):
 _SINGLE = _Passes(narrow=48, build=180, behind=0, token=300)
 _HALF = _Passes(narrow=48, build=700, behind=4000, token=1400)
 
-# Below this rank a layer costs about the same in either form; low-rank, it is in one node with its siblings.
+# Below this rank a layer costs about the same in either form; low-rank, it shares its products with others.
 LEAST_RANK = 32
+
+
+def few(tokens: int, rank: int) -> bool:
+    """Whether vectors of a chain are better applied to activations than to its matrices, which are larger."""
+    return 2 * tokens <= rank
+
+
+def goes_by_token(tokens: int, rank: int) -> bool:
+    """Whether frozen matrices of this rank are better applied factor by factor, whatever the input's size."""
+    return rank >= LEAST_RANK and few(tokens, rank)
 
 
 @functools.cache
 def cheapest(work: Work) -> Form | None:
     """The form that takes the least time; None is the low-rank one.
 
-    The folded weight is kept for backward where making it again takes an eighth of the layer's time or more, unless it
+    The merged weight is kept for backward where making it again takes an eighth of the layer's time or more, unless it
     is much larger than the layer's narrower activation.
     """
     if work.rank < LEAST_RANK:

@@ -1,4 +1,4 @@
-"""What a node takes from a layer is looked up once, and looked up again whenever some of it has been replaced."""
+"""What forward needs of a layer is looked up once, and looked up again whenever some of it has been replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 import tapertune
 from tapertune.host import ChainLayer
-from tapertune.host.nodes import bind, fusable
+from tapertune.kernels import Call, Path, choose
 from tapertune.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*whose plan nobody runs:UserWarning")
@@ -29,6 +29,11 @@ def model_of(method: str = "lora", **values: Any) -> Any:
 
 def layer_of(model: Any) -> ChainLayer:
     return next(m for m in model.modules() if isinstance(m, ChainLayer))
+
+
+def fused(layer: ChainLayer, x: torch.Tensor) -> bool:
+    state = layer.current()
+    return state is not None and choose(state.spec, Call.of(x)) is not Path.UNFUSED
 
 
 def expected(layer: ChainLayer, x: torch.Tensor) -> torch.Tensor:
@@ -80,12 +85,12 @@ def test_what_is_replaced_is_seen(method: str, change: Callable[[Any, ChainLayer
     if method == "elora" and change in (replace_factor, replace_holder, add_adapter):
         pytest.skip("ELoRA's B is shared by all modules; PEFT takes one such adapter")
     torch.testing.assert_close(layer(x), expected(layer, x))
-    seen = layer.bound
-    assert seen is not None and bind(layer) is seen
+    seen = layer.snapshot
+    assert seen is not None and layer.current() is seen
     change(model, layer)
     x = x.to(layer.base_layer.weight.dtype)
     torch.testing.assert_close(layer(x), expected(layer, x))
-    assert fusable(layer, x, layer.active_adapters[0])
+    assert fused(layer, x)
 
 
 def hook(model: Any, layer: ChainLayer) -> None:
@@ -106,10 +111,10 @@ def test_what_keeps_a_layer_from_one_node_is_seen(change: Callable[[Any, ChainLa
     layer = layer_of(model)
     x = torch.randn(2, 3, 16)
     layer(x)
-    assert layer.bound is not None
+    assert layer.snapshot is not None
     change(model, layer)
     torch.testing.assert_close(layer(x), expected(layer, x))
-    assert layer.bound is None
+    assert layer.snapshot is None
 
 
 def test_merged_disabled_and_back() -> None:
@@ -122,10 +127,10 @@ def test_merged_disabled_and_back() -> None:
     torch.testing.assert_close(layer(x), adapted)
     layer.merge()
     torch.testing.assert_close(layer(x), adapted, rtol=1e-4, atol=1e-5)
-    assert layer.bound is None
+    assert layer.snapshot is None
     layer.unmerge()
     torch.testing.assert_close(layer(x), adapted, rtol=1e-4, atol=1e-5)
-    assert layer.bound is not None
+    assert layer.snapshot is not None
 
 
 def test_copies_look_for_themselves() -> None:
@@ -133,14 +138,14 @@ def test_copies_look_for_themselves() -> None:
     x = torch.randn(2, 3, 16)
     layer(x)
     copied = copy.deepcopy(layer)
-    assert copied.bound is None
+    assert copied.snapshot is None
     nn.init.normal_(copied.factor("default", "B"))
     torch.testing.assert_close(copied(x), expected(copied, x))
     replica = copy.copy(layer)  # as DataParallel makes them
     replica.__dict__ = {**vars(layer), "_modules": dict(layer._modules)}
     replica._modules["base_layer"] = nn.Linear(16, 16).requires_grad_(False)
     torch.testing.assert_close(replica(x), expected(replica, x))
-    assert pickle.loads(pickle.dumps(layer.bound)) is None
+    assert pickle.loads(pickle.dumps(layer.snapshot)) is None
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -186,4 +191,4 @@ def test_half_precision_with_a_small_range_is_left_to_autocast() -> None:
     layer = layer_of(model)
     for dtype, able in ((torch.bfloat16, True), (torch.float16, False)):
         layer.base_layer.to(dtype)
-        assert fusable(layer, torch.randn(2, 16, dtype=dtype), "default") is able
+        assert fused(layer, torch.randn(2, 16, dtype=dtype)) is able

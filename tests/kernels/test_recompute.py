@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from versions import rebuilds
 
-from tapertune.kernels import Part, fused_parts
-from tapertune.kernels.producer import rebuilder
+from tapertune.kernels.fused import Part, fused_parts
+from tapertune.kernels.recompute import rematerialiser
 
 
 def rms(h: Tensor, weight: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ NAMES = list(producers(torch.float32))
 def test_made_again(name: str, dtype: torch.dtype) -> None:
     h = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True) * 2
     x = producers(dtype)[name](h)
-    rebuild = rebuilder(x)
+    rebuild = rematerialiser(x)
     assert rebuild is not None
     tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 2e-2}[dtype]
     made = rebuild(x.grad_fn)
@@ -64,16 +64,16 @@ def test_made_again(name: str, dtype: torch.dtype) -> None:
 @rebuilds
 def test_what_is_kept_instead() -> None:
     h = torch.randn(3, 6, requires_grad=True) * 2
-    assert rebuilder(torch.randn(3, 6)) is None  # nobody made it
-    assert rebuilder(F.relu(h)) is None  # its producer keeps this very tensor
-    assert rebuilder(F.dropout(h, 0.5)) is None
+    assert rematerialiser(torch.randn(3, 6)) is None  # nobody made it
+    assert rematerialiser(F.relu(h)) is None  # its producer keeps this very tensor
+    assert rematerialiser(F.dropout(h, 0.5)) is None
     trained_weight = nn.Parameter(torch.randn(6))
-    assert rebuilder(rms(h, trained_weight)) is not None  # both sides are kept: a product like a gate's
+    assert rematerialiser(rms(h, trained_weight)) is not None  # both sides are kept: a product like a gate's
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
         inside = F.gelu(h)
-        assert rebuilder(inside) is None
-        assert rebuilder(F.gelu(h)) is None
-    assert rebuilder(inside) is None  # what it keeps is behind a hook
+        assert rematerialiser(inside) is None
+        assert rematerialiser(F.gelu(h)) is None
+    assert rematerialiser(inside) is None  # what it keeps is behind a hook
 
 
 def graph_bytes(loss: Tensor, skip: set[int]) -> int:

@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Rebuild = Callable[[Any], Tensor]
+Rematerialise = Callable[[Any], Tensor]
 """From a tensor's autograd node to the tensor, before that node has run backward."""
 
 
-class Again(NamedTuple):
+class Recomputed(NamedTuple):
     """A tensor that is made again from its node."""
 
-    rebuild: Rebuild
+    rematerialise: Rematerialise
     node: Any
 
     def make(self) -> Tensor:
-        return self.rebuild(self.node)
+        return self.rematerialise(self.node)
 
     def normed(self) -> tuple[Tensor, ...] | None:
         """Input, mean, reciprocal standard deviation, weight and bias, where a layer norm over the last dimension made
@@ -45,23 +45,23 @@ class Again(NamedTuple):
         return self.node._saved_self
 
 
-def rebuilder(x: Tensor) -> Rebuild | None:
+def rematerialiser(x: Tensor) -> Rematerialise | None:
     """How to make ``x`` again from its ``grad_fn``, or None where it has to be kept."""
     node = x.grad_fn
     if not TELLS_OF_HOOKS or node is None or x.output_nr or _hooked():
         return None
-    rebuild, dtype = _of(node, x.shape), x.dtype
-    return None if rebuild is None else lambda node: rebuild(node).to(dtype)
+    rematerialise, dtype = _of(node, x.shape), x.dtype
+    return None if rematerialise is None else lambda node: rematerialise(node).to(dtype)
 
 
-def _of(node: Any, shape: torch.Size) -> Rebuild | None:
+def _of(node: Any, shape: torch.Size) -> Rematerialise | None:
     if node is None:
         return None
     name = node.name()
     known = _KNOWN.get(name)
     if known is not None:
-        rebuild, kept = known
-        return rebuild if _free(node, kept) else None
+        rematerialise, kept = known
+        return rematerialise if _free(node, kept) else None
     if name == "MulBackward0":
         return _product(node, shape)
     if name == "NativeDropoutBackward0":
@@ -72,7 +72,7 @@ def _of(node: Any, shape: torch.Size) -> Rebuild | None:
     return None
 
 
-def _inside(node: Any, shape: torch.Size) -> Rebuild | None:
+def _inside(node: Any, shape: torch.Size) -> Rematerialise | None:
     """The same of what another operation has been given: there, something that keeps its own output is of use too."""
     if node is not None and node.name() == "ReluBackward0" and _free(node, ("_raw_saved_result",)):
         return lambda node: node._saved_result
@@ -131,7 +131,7 @@ def _silu(node: Any) -> Tensor:
 
 _NORM = ("_saved_input", "_saved_result1", "_saved_result2", "_saved_weight", "_saved_bias")
 
-_KNOWN: dict[str, tuple[Rebuild, Sequence[str]]] = {
+_KNOWN: dict[str, tuple[Rematerialise, Sequence[str]]] = {
     "NativeLayerNormBackward0": (_layer_norm, tuple(f"_raw{name}" for name in _NORM)),
     "GeluBackward0": (_gelu, ("_raw_saved_self",)),
     "SiluBackward0": (_silu, ("_raw_saved_self",)),
@@ -146,7 +146,7 @@ def _gated(node: Any) -> Tensor:
     return torch.mul(*_factors(node))
 
 
-def _product(node: Any, shape: torch.Size) -> Rebuild | None:
+def _product(node: Any, shape: torch.Size) -> Rematerialise | None:
     """A gate times its activation, both kept; or something that is made again, times a constant that is kept: a frozen
     weight in an RMS norm, or what a dropout leaves."""
     if not _free(node, ("_raw_saved_self", "_raw_saved_other")):
@@ -172,7 +172,7 @@ def _product(node: Any, shape: torch.Size) -> Rebuild | None:
     return product
 
 
-def _dropout(node: Any, shape: torch.Size) -> Rebuild | None:
+def _dropout(node: Any, shape: torch.Size) -> Rematerialise | None:
     """A GPU's dropout, which keeps its mask."""
     inside = _inside(node.next_functions[0][0], shape) if _free(node, ("_raw_saved_result1",)) else None
     if inside is None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from versions import rebuilds
 
-from tapertune.kernels import narrow
-from tapertune.kernels.narrow import Factor, products
+from tapertune.kernels import lowrank_products
+from tapertune.kernels.lowrank_products import Factor, products
 from tapertune.kernels.native import library, why_not
-from tapertune.kernels.producer import Again, rebuilder
+from tapertune.kernels.recompute import Recomputed, rematerialiser
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no compiled products: {why_not()}")
 
@@ -29,7 +29,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture(autouse=True)
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(lowrank_products, "_LEAST_ELEMENTS", 0)
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two"], autouse=True)
@@ -54,8 +54,8 @@ class Draw:
 def pair(x: Tensor, *matrices: Tensor) -> tuple[Any, Any]:
     """The compiled products, and torch's."""
     compiled = products(x, *matrices)
-    assert isinstance(compiled, narrow._Native)
-    return compiled, narrow._TORCH
+    assert isinstance(compiled, lowrank_products._Native)
+    return compiled, lowrank_products._TORCH
 
 
 def same(left: Tensor, right: Tensor) -> None:
@@ -71,19 +71,22 @@ def test_each_product_is_torchs(n: int, w: int, r: int, dtype: torch.dtype) -> N
     native, reference = pair(x, down)
     for m in (None, mask):
         same(native.project(x, m, down), reference.project(x, m, down))
-        same(native.gather(z, x, m), reference.gather(z, x, m))
-        same(native.spread(z, Factor(down), mask=m), reference.spread(z, Factor(down), mask=m))
+        same(native.weight_grad(z, x, m), reference.weight_grad(z, x, m))
+        same(native.expand(z, Factor(down), mask=m), reference.expand(z, Factor(down), mask=m))
     for factor in (Factor(down), Factor(up.T), Factor(up.T, middle, -1.5)):
-        same(native.spread(z, factor), reference.spread(z, factor))
+        same(native.expand(z, factor), reference.expand(z, factor))
         for c in (None, bias):
-            same(native.beside(z, factor, x, weight, c), reference.beside(z, factor, x, weight, c))
+            same(
+                native.linear_plus_lowrank(z, factor, x, weight, c),
+                reference.linear_plus_lowrank(z, factor, x, weight, c),
+            )
         made: list[list[Tensor]] = []
         for form in (native, reference):
             u = draw.generator.manual_seed(1) and torch.full_like(z, 7.0)
-            seen = form.pull(x, factor, u, z)
-            made.append([u, seen, form.pull(x, factor, None, z)])
+            seen = form.input_and_factor_grads(x, factor, u, z)
+            made.append([u, seen, form.input_and_factor_grads(x, factor, None, z)])
             alone = torch.full_like(z, 7.0)
-            assert form.pull(x, factor, alone, None) is None
+            assert form.input_and_factor_grads(x, factor, alone, None) is None
             same(alone, u)
         for one, other in zip(*made, strict=True):
             same(one, other)
@@ -96,16 +99,16 @@ def test_layouts_other_than_row_by_row(dtype: torch.dtype) -> None:
     z = both[:, 6:]
     native, reference = pair(x, down)
     same(native.project(x, None, down), reference.project(x, None, down))
-    same(native.spread(z, Factor(down)), reference.spread(z, Factor(down)))
+    same(native.expand(z, Factor(down)), reference.expand(z, Factor(down)))
     for dy in (draw(1, 1).expand(40, 96), draw(96, 40).T):
         left, right = torch.zeros_like(both), torch.zeros_like(both)
         same(
-            native.pull(dy, Factor(down), left[:, :6], z),
-            reference.pull(dy, Factor(down), right[:, :6], z),
+            native.input_and_factor_grads(dy, Factor(down), left[:, :6], z),
+            reference.input_and_factor_grads(dy, Factor(down), right[:, :6], z),
         )
         same(left, right)
     transposed = draw(6, 40).T
-    same(native.spread(transposed, Factor(down)), reference.spread(transposed, Factor(down)))
+    same(native.expand(transposed, Factor(down)), reference.expand(transposed, Factor(down)))
 
 
 def test_ranks_and_rows_that_are_none(dtype: torch.dtype) -> None:
@@ -114,11 +117,11 @@ def test_ranks_and_rows_that_are_none(dtype: torch.dtype) -> None:
     native, _ = pair(x, none)
     z = native.project(x, None, none)
     assert z.shape == (5, 0)
-    same(native.spread(z, Factor(none)), torch.zeros_like(x))
-    assert native.gather(z, x, None).shape == (0, 8)
+    same(native.expand(z, Factor(none)), torch.zeros_like(x))
+    assert native.weight_grad(z, x, None).shape == (0, 8)
     empty, down = draw(0, 8), draw(3, 8)
     assert native.project(empty, None, down).shape == (0, 3)
-    same(native.gather(draw(0, 3), empty, None), torch.zeros_like(down))
+    same(native.weight_grad(draw(0, 3), empty, None), torch.zeros_like(down))
 
 
 @rebuilds
@@ -141,24 +144,24 @@ def test_an_input_that_is_made_again(made: nn.Module, masked: bool, dtype: torch
     for parameter in made.parameters():
         nn.init.normal_(parameter.detach(), generator=draw.generator)
     y = made(3 * draw(2, 37, 150).requires_grad_())
-    rebuild = rebuilder(y)
+    rebuild = rematerialiser(y)
     assert rebuild is not None
     u, mask = draw(74, 5), draw.mask(2, 37, 150) if masked else None
     native, reference = pair(u, u.T)
-    expected = reference.gather(u, y.detach().view(74, 150), mask)
-    same(native.gather(u, Again(rebuild, y.grad_fn), mask), expected)
-    same(reference.gather(u, Again(rebuild, y.grad_fn), mask), expected)
+    expected = reference.weight_grad(u, y.detach().view(74, 150), mask)
+    same(native.weight_grad(u, Recomputed(rebuild, y.grad_fn), mask), expected)
+    same(reference.weight_grad(u, Recomputed(rebuild, y.grad_fn), mask), expected)
 
 
 @rebuilds
 def test_gelu_over_its_whole_range() -> None:
     x = torch.cat([torch.linspace(-12, 12, 24001), torch.tensor([-1e30, 1e30, 0.0, 1e-30])]).requires_grad_()
     y = nn.functional.gelu(x.view(1, -1))
-    rebuild = rebuilder(y)
+    rebuild = rematerialiser(y)
     assert rebuild is not None
     one = torch.ones(1, 1)
     native, _ = pair(one, one)
-    again = native.gather(one, Again(rebuild, y.grad_fn), None)
+    again = native.weight_grad(one, Recomputed(rebuild, y.grad_fn), None)
     exact = nn.functional.gelu(x.detach().double()).float().view(1, -1)
     torch.testing.assert_close(again, exact, rtol=5e-7, atol=5e-6)
     away = x.detach().abs() < 3
@@ -170,7 +173,7 @@ def test_what_is_not_a_number_stays_so() -> None:
     x[7, 3] = torch.nan
     native, _ = pair(x, down)
     assert native.project(x, None, down).isnan().any(1).nonzero().tolist() == [[7]]
-    seen = native.gather(torch.ones(40, 8), x, None)
+    seen = native.weight_grad(torch.ones(40, 8), x, None)
     assert seen.isnan().any(0).nonzero().tolist() == [[3]]
 
 
@@ -178,7 +181,7 @@ def test_where_torchs_products_are_called(monkeypatch: pytest.MonkeyPatch) -> No
     x, down = torch.randn(4, 8), torch.randn(2, 8)
 
     def compiled(x: Tensor = x, down: Tensor = down) -> bool:
-        return isinstance(products(x, down), narrow._Native)
+        return isinstance(products(x, down), lowrank_products._Native)
 
     assert compiled()
     with FlopCounterMode(display=False) as counter:
@@ -189,11 +192,11 @@ def test_where_torchs_products_are_called(monkeypatch: pytest.MonkeyPatch) -> No
     assert not compiled(x, down.double())
     assert not compiled(x.T.contiguous().T)
     assert not compiled(x.to("meta"), down.to("meta"))
-    assert not compiled(x, torch.randn(narrow._MOST_RANK + 1, 8))
-    assert compiled(x, torch.randn(narrow._MOST_RANK, 8))
-    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 33)
+    assert not compiled(x, torch.randn(lowrank_products._MOST_RANK + 1, 8))
+    assert compiled(x, torch.randn(lowrank_products._MOST_RANK, 8))
+    monkeypatch.setattr(lowrank_products, "_LEAST_ELEMENTS", 33)
     assert not compiled() and compiled(torch.randn(5, 8))
-    monkeypatch.setattr(narrow, "_LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(lowrank_products, "_LEAST_ELEMENTS", 0)
     monkeypatch.setenv("TAPERTUNE_KERNEL", "fused")
     assert not compiled()
     monkeypatch.setenv("TAPERTUNE_KERNEL", "native")

@@ -43,11 +43,11 @@ def forward(model: Any, **values: Any) -> torch.Tensor:
 
 def test_query_key_and_value_are_one_node() -> None:
     model = adapted(tiny_bert(), target_modules=["query", "key", "value", "output.dense"])
-    groups = {id(layer.siblings): len(layer.siblings.layers) for layer in layers(model).values()}
+    groups = {id(layer.shared_input): len(layer.shared_input.layers) for layer in layers(model).values()}
     assert sorted(groups.values()) == [1, 1, 1, 1, 3, 3]
     assert nodes(forward(model)) == 2 * 3
     assert nodes(forward(adapted(tiny_bert(), target_modules=["query", "value"]))) == 2
-    assert not any(layer.siblings.apart for layer in layers(model).values() if len(layer.siblings.layers) > 1)
+    assert not any(layer.shared_input.apart for layer in layers(model).values() if len(layer.shared_input.layers) > 1)
 
 
 def test_llama_and_cross_attention() -> None:
@@ -68,7 +68,7 @@ def test_llama_and_cross_attention() -> None:
         # per side one for self-attention and one for the gate; across, the query alone, key and value together
         assert nodes(model(ids, decoder_input_ids=ids).logits) == 2 * 2 + 2
     crossing = [layer for name, layer in layers(model).items() if "EncDecAttention" in name]
-    assert sorted(len(layer.siblings.layers) for layer in crossing) == [1, 2, 2]
+    assert sorted(len(layer.shared_input.layers) for layer in crossing) == [1, 2, 2]
 
 
 def test_together_or_apart_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_together_or_apart_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         model = adapted(tiny_bert().double(), dropout=0.2).double().train()
         if not together:
             for layer in layers(model).values():
-                monkeypatch.setattr(layer.siblings, "apart", True)
+                monkeypatch.setattr(layer.shared_input, "apart", True)
         torch.manual_seed(2)
         outputs.append(forward(model))
         model.eval()
@@ -103,7 +103,7 @@ def test_a_layer_called_out_of_turn() -> None:
             key(y),
             key.base_layer(y) + key.scaling["default"] * y @ key.get_delta_weight("default").T / key.scaling["default"],
         )
-        assert key.siblings.apart
+        assert key.shared_input.apart
         torch.testing.assert_close(query(x), query.base_layer(x) + x @ query.get_delta_weight("default").T)
     torch.testing.assert_close(forward(model), expected)
 
@@ -132,9 +132,9 @@ def test_nothing_waits_longer_than_its_input() -> None:
     query = next(layer for name, layer in layers(model).items() if name.endswith("query"))
     x = torch.nn.functional.gelu(torch.randn(2, 3, 16, requires_grad=True))
     query(x)
-    assert len(query.siblings._waiting) == 1
+    assert len(query.shared_input._waiting) == 1
     del x
-    assert not query.siblings._waiting
+    assert not query.shared_input._waiting
 
 
 def test_checkpointing_and_copies() -> None:
@@ -158,4 +158,4 @@ def test_checkpointing_and_copies() -> None:
     other = copy.deepcopy(model)
     torch.testing.assert_close(forward(other), expected)
     copied = next(iter(layers(other).values()))
-    assert copied in copied.siblings.layers and query not in copied.siblings.layers
+    assert copied in copied.shared_input.layers and query not in copied.shared_input.layers
