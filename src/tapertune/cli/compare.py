@@ -136,12 +136,15 @@ def _ask(comparison: Comparison, store: Store, jobs: int, *, yes: bool) -> None:
 
 def _run(comparison: Comparison, store: Store, engine: Engine, jobs: int) -> None:
     from ..compare.driver import run_grid
+    from ..compare.report import write_report
     from ..compare.show import Show
 
     show = Show(comparison, jobs)
     with show.context():
         progress = run_grid(comparison, store, engine, show)
     typer.echo(f"{progress.made} runs made; records: {store.folder}")
+    for path in write_report(comparison, store, store.folder / "report"):
+        typer.echo(f"report: {path}")
     for label, reason in progress.failures.items():
         typer.secho(f"failed: {label}: {reason}", err=True)
     if progress.failures:

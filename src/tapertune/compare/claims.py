@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 STALE = 900.0  # seconds
+_CLOCK = 5.0  # seconds
 TOUCH = 60.0  # seconds between two signs of life
 
 
@@ -83,7 +84,9 @@ class Claims:
         if owner.get("host") != self._owner["host"]:
             return _age(path) < STALE
         pid, started = owner.get("pid"), owner.get("started")
-        return isinstance(pid, int) and _started(pid) is not None and _started(pid) == started
+        began = _started(pid) if isinstance(pid, int) else None
+        # the system's clock may have been set meanwhile, by a little
+        return began is not None and isinstance(started, int | float) and abs(began - started) < _CLOCK
 
     def _clear(self, path: Path, owner: dict[str, Any] | None) -> None:
         """Removes a dead claim. It is moved first: another process may have taken it over meanwhile."""

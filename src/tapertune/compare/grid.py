@@ -192,7 +192,8 @@ def _span(value: Mapping[Any, Any], field: str) -> list[float]:
     if high < low:
         raise bad_value(f"{field}.to", value["to"], f"at least {field}.from, which is {value['from']}")
     count = math.floor(each * math.log10(high / low) + 0.05) + 1  # ends may be written as 5.6e-2
-    return [float(f"{low * 10 ** (number / each):.1e}") for number in range(count)]
+    digits = 1 if each <= 12 else 4  # finer steps than that would fall together
+    return [float(f"{low * 10 ** (number / each):.{digits}e}") for number in range(count)]
 
 
 def _translate(error: ValidationError) -> TapertuneError:
