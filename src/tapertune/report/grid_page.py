@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from .drawing import Chart
 from .files import write_text
+from .svg import tag
 
 _COLOURS = ("#1f6fc4", "#c2570c", "#12805c", "#9135a8", "#c02d4e", "#6c6a00", "#0b7d93", "#5a6472")
-_STYLE = (
+_STYLE = (  # of pictures that stand alone: colours as such, as most drawing programs know no CSS variables
     "text{fill:#566373;font:13px system-ui,sans-serif}.unit{font-style:italic}.grid{stroke:#e6eaef}"
-    ".axis{stroke:#9aa5b1}"
-    ".line{fill:none;stroke:var(--c);stroke-width:2.2}.dotted .line{stroke-dasharray:1 5}"
-    ".dashed .line{stroke-width:1.6;stroke-dasharray:6 5}.dot{fill:#fff;stroke:var(--c);stroke-width:2}"
-    ".hit{fill:transparent}.cell{stroke:#dfe4ea;stroke-width:.5}.never{fill:#eef2f6}.frame{fill:none;stroke:#dfe4ea}"
-    + "".join(f".c{number}{{--c:{colour}}}" for number, colour in enumerate(_COLOURS))
+    ".axis{stroke:#9aa5b1}.line{fill:none;stroke-width:2.2}.dotted .line{stroke-dasharray:1 5}"
+    ".dashed .line{stroke-width:1.6;stroke-dasharray:6 5}.dot{fill:#fff;stroke-width:2}.hit{fill:none}"
+    + "".join(f".c{number} .line,.c{number} .dot{{stroke:{colour}}}" for number, colour in enumerate(_COLOURS))
 )
+_ENTRY, _ENTRIES, _ROW = 180, 3, 20  # a legend's columns and rows, in the units of a chart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +80,30 @@ def write_pictures(folder: Path, sections: Sequence[Section]) -> dict[str, str]:
     """Writes each chart that is one drawing as an SVG file for papers; returns the files' names by chart."""
     names: dict[str, str] = {}
     for chart in (chart for section in sections for chart in section.charts):
-        text = str(chart.svg)
-        if text.count("<svg") != 1:  # a heatmap is two, beside each other
+        if str(chart.svg).count("<svg") != 1:  # a heatmap is two, beside each other
             continue
         name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-") + ".svg"
-        head, _, rest = text.partition(">")
-        legend = "".join(f"<desc>{label}</desc>" for _, label in chart.legend if "<" not in label and "&" not in label)
-        svg = f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{legend}{rest}'
-        write_text(folder / name, svg + "\n")
+        write_text(folder / name, standalone(chart) + "\n")
         names[chart.title] = name
     return names
+
+
+def standalone(chart: Chart) -> str:
+    """A chart as an SVG file's content, with its legend below it."""
+    head, _, rest = str(chart.svg).partition(">")
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
+    assert size is not None, "charts are drawn from the origin"
+    width, height = (float(number) for number in size.groups())
+    full = height + _ROW * -(-len(chart.legend) // _ENTRIES)
+    entries = [
+        _entry(css, label, 12 + _ENTRY * (number % _ENTRIES), height + _ROW * (number // _ENTRIES) + 8)
+        for number, (css, label) in enumerate(chart.legend)
+    ]
+    head = head.replace(size[0], f'viewBox="0 0 {width:g} {full:g}" width="{width:g}" height="{full:g}"')
+    body = rest.removesuffix("</svg>").replace('style="fill:var(--c)"', f'fill="{_COLOURS[0]}"')
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{body}{Markup("").join(entries)}</svg>'
+
+
+def _entry(css: str, label: str, x: float, y: float) -> Markup:
+    line = tag("line", x1=x, x2=x + 22, y1=y, y2=y, class_="line")
+    return tag("g", line, tag("text", label, x=x + 30, y=y, dy="0.32em"), class_=css)
