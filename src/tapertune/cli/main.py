@@ -16,6 +16,7 @@ import typer
 from ..errors import TapertuneError
 from ..redaction import hide_in_text
 from .bench import bench
+from .compare import compare
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
@@ -69,7 +70,7 @@ _SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
 }
 
 _COMMANDS = (
-    train, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate, bench,
+    train, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate, bench, compare,
 )  # fmt: skip
 
 for _command in _COMMANDS:

@@ -130,6 +130,19 @@ def check_files(
         check_columns(get_kind(task.kind), task, table)
 
 
+def tables(task: Task, *, data: str | None = None) -> tuple[Table, dict[str, Table]]:
+    """The training table and those to evaluate by split, main one first; rows are not checked.
+
+    Args:
+        task: the declaration.
+        data: a folder, or ``sample``; None for the hub.
+
+    Raises:
+        TapertuneError: a file is missing.
+    """
+    return _tables(task, data, None, None, _ANY)
+
+
 def load_evaluation(
     task: Task,
     *,

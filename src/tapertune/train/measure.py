@@ -17,10 +17,12 @@ from .statistics import bootstrap, wilson
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What an evaluation found. ``metrics`` are the task's, then the loss where the rows have one."""
+    """What an evaluation found. ``metrics`` are the task's, then the loss where the rows have one; the score's interval
+    was computed from ``scores``."""
 
     score: Score
     metrics: dict[str, float]
+    scores: Scores
 
 
 def forward_of(trainer: Trainer) -> Forward:
@@ -43,7 +45,8 @@ def measure(task: Task, forward: Forward, rows: Encoded) -> Measured:
     scores, metrics = _scored(task, forward, rows)
     value, count = scores.metrics[task.main_metric], len(rows.examples)
     interval = _interval(scores, value, count)
-    return Measured(score=Score(metric=task.main_metric, value=value, count=count, interval=interval), metrics=metrics)
+    score = Score(metric=task.main_metric, value=value, count=count, interval=interval)
+    return Measured(score=score, metrics=metrics, scores=scores)
 
 
 def _scored(task: Task, forward: Forward, rows: Encoded) -> tuple[Scores, dict[str, float]]:
