@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compare_arithmetic import arithmetic_table, run_arithmetic
-from compare_runs import GRIDS, TASKS, of_these_sizes, run_all, write_text
+from compare_runs import GRIDS, TASKS, of_these_sizes, run_all
 from compare_table import Record, details, overview, read_records
 
 from tapertune.errors import TapertuneError, bad_value
+from tapertune.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

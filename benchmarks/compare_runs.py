@@ -23,6 +23,7 @@ import torch
 from compare_table import Record, Run, read_records, runs_left
 
 from tapertune.errors import TapertuneError
+from tapertune.files import write_text
 from tapertune.runfile import environment
 from tapertune.runfile.recipes import find_recipe
 from tapertune.runfile.settings import RunSettings, load_settings
@@ -107,13 +108,6 @@ def rows_of(file: Path) -> list[Row]:
 def write_rows(file: Path, rows: Iterable[Row]) -> Path:
     write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
     return file
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def samples(data: Path, task: str, folder: Path) -> tuple[Path, Path]:

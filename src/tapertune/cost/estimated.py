@@ -2,8 +2,8 @@
 
 The operations are the formula of ``measured``, before any run: rows of a task's mean length, without padding (which
 adds to it, the less the better lengths are grouped) and with everything that trains at the start still training at the
-end (so a method that freezes or prunes takes less). The lowest layer in which something trains is counted whole. Nothing is said
-of hours, which depend on the machine.
+end (so a method that freezes or prunes takes less). The lowest layer in which something trains is counted whole.
+Nothing is said of hours, which depend on the machine.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..host.holders import shared_weights
 from ..host.naming import ROOT
 from ..methods import METHODS, Chain, Diagonal, Factor, Matrix
 from .fields import check_type
-from .folder import read_json
+from .folder import read_foreign_json
 from .tensors import read_safetensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -121,7 +121,7 @@ def read_config(folder: Path) -> ChainConfig:
     if not folder.is_dir():
         raise TapertuneError(f"no adapter folder {str(folder)!r}")
     path = folder / CONFIG
-    values = read_json(path)
+    values = read_foreign_json(path)
     peft_type = str(values.pop("peft_type", None))
     name = peft_type.removeprefix(OURS).lower()
     if not peft_type.startswith(OURS) or name not in METHODS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
-from ..permissions import usual_permissions
+from ..files import usual_permissions
 from ..redaction import is_secret
 from ..runfile.record import FILE, read_record
 from ..runfile.settings import RunSettings, check_settings

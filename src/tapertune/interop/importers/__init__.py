@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TapertuneError, unknown
+from ...files import check_free, whole_folder
 from ...host import make_config
-from ..folder import check_free, new_folder
 from ..saved import OURS, SavedAdapter, check, symbol_sizes_of, write_adapter
 from . import adalora, aflora, lora, mlora, sora, vera
 from .layout import Format, Imported
@@ -66,7 +66,7 @@ def import_adapter(
     source = load_source(path, alpha)
     chosen = FORMATS[format] if format in FORMATS else _detect(source, format)
     adapter = _adapter(source, chosen.read(source), base_model)
-    with new_folder(out_dir) as folder:
+    with whole_folder(out_dir) as folder:
         write_adapter(folder, adapter)
     return ImportReport(
         format=chosen.name, method=adapter.config.method, adapter=adapter, warnings=source.warnings, out=out_dir
