@@ -76,4 +76,5 @@ AFLORA = Method(
     scaling=scaling,
     trains=trains,
     plan=plan,
+    learning_rate=1e-2,
 )
