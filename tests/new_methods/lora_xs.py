@@ -9,19 +9,12 @@ from dataclasses import dataclass
 
 from tapertune.methods import Chain, Matrix, Method
 from tapertune.methods.init import linear_default, zeros
-from tapertune.methods.settings import check_positive, check_probability, check_rank, setting
+from tapertune.methods.settings import LowRankSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraXSSettings:
-    r: int = setting(8, "rank of the update")
-    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input")
-
-    def __post_init__(self) -> None:
-        check_rank("r", self.r)
-        check_positive("lora_alpha", self.lora_alpha)
-        check_probability("dropout", self.dropout)
+class LoraXSSettings(LowRankSettings):
+    """No others."""
 
 
 def chain(settings: LoraXSSettings) -> Chain:
