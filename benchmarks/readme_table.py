@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from tapertune.errors import TapertuneError
+from tapertune.files import write_text
 from tapertune.report import RunData, comparison_rows, load_runs
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -58,9 +58,7 @@ def main(arguments: list[str]) -> int:
     text = README.read_text(encoding="utf-8")
     filled = f"\n{table(runs)}\n{note(runs[0])}\n"
     assert len(BETWEEN.findall(text)) == 1, "README.md has the two markers once, on lines of their own"
-    temporary = README.with_name("README.md.tmp")
-    temporary.write_text(BETWEEN.sub(lambda _: filled, text), encoding="utf-8")
-    os.replace(temporary, README)
+    write_text(README, BETWEEN.sub(lambda _: filled, text))
     return 0
 
 

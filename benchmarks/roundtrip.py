@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 import tapertune
+from tapertune.files import write_text
 from tapertune.interop import export_lora, merge
 from tapertune.methods import METHODS
 from tapertune.train.models import find_model
@@ -44,6 +45,7 @@ import sys
 base, adapter, rows, ours = sys.argv[1:]
 if ours == "yes":
     import tapertune
+from tapertune.files import write_text
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
@@ -136,7 +138,7 @@ def main(arguments: list[str]) -> int:
         cells = [f"{found[key]:.1e}" for key in ("moved", *FORMS, "export")]
         lines.append(f"| {method} | " + " | ".join(cells) + " |\n")
     if "--write" in arguments:
-        PAGE.write_text(HEAD + "".join(lines), encoding="utf-8")
+        write_text(PAGE, HEAD + "".join(lines))
     return 0
 
 

@@ -45,7 +45,7 @@ def line(row: Method) -> str:
     shared = [f.name for f in chain if isinstance(f, Matrix) and f.shared]
     rank = "of its rank or less" if chain.linear else "no: truncated, with the error named"
     cells = [
-        f"[{row.name}]({row.name}.md)",
+        f"[{row.name}]({row.name}.md)" if (PAGE.parent / f"{row.name}.md").exists() else row.name,
         f"`{row.config_name}`",
         chain.describe(),
         trains(row, settings),

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TapertuneError
+from .files import write_text
 
 VERSION = 1
 TYPES = ("start", "freeze", "prune", "loss", "eval", "end")
@@ -113,6 +114,4 @@ def _truncate(path: Path, keep: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     if len(lines) < keep:
         raise TapertuneError(f"{path} holds {len(lines)} events, the checkpoint was written after {keep}")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines[:keep]), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(lines[:keep]))

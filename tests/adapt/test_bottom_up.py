@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
-from tapertune.adapt import BottomUp, Controller, Decision, Plan, Scene, Scores
+from tapertune.adapt import BottomUp, Controller, Decision, Plan, PolicyScope, Scores
 from tapertune.adapt.bottom_up import layers_upward
 from tapertune.errors import TapertuneError
 from tapertune.events import EventLog, read_events
@@ -78,18 +78,18 @@ def weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("remaining", "frozen"), [(1.0, 0), (0.9, 0), (0.67, 0), (0.6, 1), (0.2, 2), (0, 3)])
 def test_lowest_layers_are_due(remaining: float, frozen: int) -> None:
-    scene = Scene(watched=(), bundles=(("0.A", "0.B"), ("1.A",), ("2.A", "2.B")))
-    names = [name for bundle in scene.bundles[:frozen] for name in bundle]
-    assert BottomUp().decide(NO_SCORES, remaining, scene) == Decision(freeze=tuple(names))
+    scope = PolicyScope(scored=(), freeze_groups=(("0.A", "0.B"), ("1.A",), ("2.A", "2.B")))
+    names = [name for group in scope.freeze_groups[:frozen] for name in group]
+    assert BottomUp().decide(NO_SCORES, remaining, scope) == Decision(freeze=tuple(names))
 
 
 @pytest.mark.parametrize(("layers", "count"), [(0.5, 2), (0.25, 1), (0.99, 3), (1, 1), (3, 3)])
 def test_layers_that_may_freeze(layers: float, count: int) -> None:
     handles = {h.name: h for h in adapter_handles(start("aflora")[0])}
-    scene = BottomUp(layers=layers).scene(handles, set())
-    assert [{handles[n].layer for n in bundle} for bundle in scene.bundles] == [{i} for i in range(count)]
-    assert all(len(bundle) == 6 * 4 for bundle in scene.bundles)
-    assert scene.watched == ()
+    scope = BottomUp(layers=layers).scope(handles, set())
+    assert [{handles[n].layer for n in group} for group in scope.freeze_groups] == [{i} for i in range(count)]
+    assert all(len(group) == 6 * 4 for group in scope.freeze_groups)
+    assert scope.scored == ()
 
 
 def test_a_decoder_follows_its_encoder() -> None:
@@ -129,13 +129,16 @@ def test_a_model_without_numbered_layers() -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"kind": "bottom_up", "fold": 1}, "policy.fold is 1; it must be true or false"),
+        ({"kind": "bottom_up", "merge_frozen": 1}, "policy.merge_frozen is 1; it must be true or false"),
         ({"kind": "bottom_up", "layer": 1}, "did you mean 'layers'"),
         (
             {"kind": "lowest_fraction", "freeze_vectors": "yes"},
             "policy.freeze_vectors is 'yes'; it must be",
         ),
-        ({"kind": "mean_below_quantile", "fold": None}, "policy.fold is None; it must be true or false"),
+        (
+            {"kind": "mean_below_quantile", "merge_frozen": None},
+            "policy.merge_frozen is None; it must be true or false",
+        ),
     ],
 )
 def test_bad_fields(policy: dict[str, Any], message: str) -> None:
@@ -144,7 +147,7 @@ def test_bad_fields(policy: dict[str, Any], message: str) -> None:
 
 
 def test_a_plan_with_it_survives_json() -> None:
-    plan = Plan.from_dict({"policy": {"kind": "bottom_up", "layers": 3, "fold": False}})
+    plan = Plan.from_dict({"policy": {"kind": "bottom_up", "layers": 3, "merge_frozen": False}})
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
@@ -194,7 +197,7 @@ def flops(model: Any) -> int:
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_frozen_layers_cost_what_layers_without_adapter_cost(fold: bool) -> None:
-    plan = {"policy": {"kind": "bottom_up", "fold": fold}, "schedule": RAMP}
+    plan = {"policy": {"kind": "bottom_up", "merge_frozen": fold}, "schedule": RAMP}
     model, _, controller = run(plan=plan, r=2)
     bare = start(layers_to_transform=[2, 3], r=2)[0]
     whole = start(r=2)[0]
@@ -215,7 +218,7 @@ def test_folding_changes_no_result() -> None:
     for fold in (True, False):
         model, optimizer = start("aflora", r=2)
         model.double()
-        plan = [AFLORA, {"policy": {"kind": "bottom_up", "fold": fold}, "schedule": RAMP}]
+        plan = [AFLORA, {"policy": {"kind": "bottom_up", "merge_frozen": fold}, "schedule": RAMP}]
         controller = tapertune.attach(model, optimizer, total_steps=TOTAL, plan=plan)
         train(model, optimizer, range(TOTAL))
         assert any(asked(m) for m in model.modules()) == fold
@@ -327,7 +330,7 @@ def test_beside_shrinking_gates() -> None:
 
 @pytest.mark.parametrize("kind", ["lowest_fraction", "mean_below_quantile"])
 def test_vectors_follow_the_last_of_their_matrices(kind: str) -> None:
-    policy = {"kind": kind, "factors": ["A", "B"], "freeze_vectors": True, "fold": True}
+    policy = {"kind": kind, "factors": ["A", "B"], "freeze_vectors": True, "merge_frozen": True}
     model, optimizer = start("aflora", r=2, projection_scope="ffn")
     controller = tapertune.attach(model, optimizer, total_steps=TOTAL, plan={"policy": policy, "schedule": RAMP})
     for t in range(TOTAL):

@@ -18,7 +18,7 @@ from tapertune.adapt import (
     GradientTimesWeight,
     LowestFraction,
     MeanBelowQuantile,
-    Scene,
+    PolicyScope,
     Scores,
     blocks,
 )
@@ -183,7 +183,7 @@ def test_lowest_fraction_freezes_what_is_due_and_the_lowest(
     data: list[list[float]], remaining: float, gone: int
 ) -> None:
     scores, total = scores_of(data), len(data) + gone
-    decision = LowestFraction().decide(scores, remaining, Scene(watched=(), total=total))
+    decision = LowestFraction().decide(scores, remaining, PolicyScope(scored=(), total=total))
     due = max(0, math.floor((1 - remaining) * total + 1e-9) - gone)
     assert len(decision.freeze) == min(due, len(data))
     means = dict(zip(scores.names, scores.means().tolist(), strict=True))
@@ -194,7 +194,7 @@ def test_lowest_fraction_freezes_what_is_due_and_the_lowest(
 @given(groups, st.floats(0, 1))
 def test_mean_below_quantile_is_the_released_rule(data: list[list[float]], remaining: float) -> None:
     scores = scores_of(data)
-    decision = MeanBelowQuantile().decide(scores, remaining, Scene(watched=()))
+    decision = MeanBelowQuantile().decide(scores, remaining, PolicyScope(scored=()))
     flat = sorted(x for group in data for x in group)
     rank = int(len(flat) * (1 - remaining))
     if rank == 0:

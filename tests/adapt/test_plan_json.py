@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tapertune
 from tapertune.adapt import Plan, make_plans
-from tapertune.adapt.plan import as_json
+from tapertune.adapt.plan import as_json, present_names
 from tapertune.errors import TapertuneError
 from tapertune.methods import METHODS
 
@@ -69,11 +69,11 @@ schedules = st.recursive(
     ),
     max_leaves=4,
 )
-freezing = {"factors": st.none() | name_lists, "freeze_vectors": st.booleans(), "fold": st.booleans()}
+freezing = {"factors": st.none() | name_lists, "freeze_vectors": st.booleans(), "merge_frozen": st.booleans()}
 policies = st.one_of(
     piece("lowest_fraction", **freezing),
     piece("mean_below_quantile", **freezing),
-    piece("bottom_up", layers=counts | st.floats(0.001, 0.999), fold=st.booleans()),
+    piece("bottom_up", layers=counts | st.floats(0.001, 0.999), merge_frozen=st.booleans()),
     st.fixed_dictionaries(
         {"kind": st.just("rank_budget"), "gate": names, "target": counts}, optional={"scored": st.none() | name_lists}
     ),
@@ -143,3 +143,17 @@ def test_any_users_plan(data: dict[str, Any]) -> None:
 def test_what_json_would_change_is_refused(data: dict[str, Any], message: str) -> None:
     with pytest.raises(TapertuneError, match=message):
         Plan.from_dict(data)
+
+
+def test_policies_are_read_under_former_names_of_fields() -> None:
+    for kind in ("bottom_up", "lowest_fraction", "mean_below_quantile"):
+        former, present = ({"policy": {"kind": kind, name: True}} for name in ("fold", "merge_frozen"))
+        with pytest.warns(FutureWarning, match=r"^policy.fold is now policy.merge_frozen$"):
+            assert Plan.from_dict(former) == Plan.from_dict(present)
+        assert present_names([former, present]) == [present, present]
+        assert former["policy"] == {"kind": kind, "fold": True}, "what was given is left as it is"
+    assert present_names(None) is None
+    with pytest.raises(TapertuneError, match=r"policy.fold is what policy.merge_frozen was called before"):
+        Plan.from_dict({"policy": {"kind": "bottom_up", "fold": True, "merge_frozen": True}})
+    with pytest.raises(TapertuneError, match="unknown field of policy"):
+        Plan.from_dict({"policy": {"kind": "bottom_up", "folded": True}})

@@ -106,7 +106,7 @@ def test_truncated_weights(cli: Any, adapter: Path, keep: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is no JSON"), ("[]", "no JSON object"), ("{}", "no peft_type"), ("\xff", "is no JSON")],
+    [("{", "not JSON"), ("[]", "no JSON object"), ("{}", "no peft_type"), ("\xff", "not JSON")],
 )
 def test_broken_config(cli: Any, adapter: Path, text: str, message: str) -> None:
     (adapter / inspect.CONFIG).write_bytes(text.encode("latin-1"))

@@ -94,7 +94,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         f"{method}, layers freeze, fold {fold}": (
             method,
-            {"plan": {"policy": {"kind": "bottom_up", "fold": fold}, "schedule": RAMP}},
+            {"plan": {"policy": {"kind": "bottom_up", "merge_frozen": fold}, "schedule": RAMP}},
         )
         for method in ("lora", "loran", "elora")
         for fold in (True, False)

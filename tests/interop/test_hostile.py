@@ -180,9 +180,9 @@ def test_what_is_no_file_is_not_waited_for(files: Path, tmp_path: Path) -> None:
 def test_json_that_is_too_much(files: Path, tmp_path: Path) -> None:
     path = files / "lora" / "adapter_config.json"
     path.write_text('{"peft_type": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    refused(lambda out: merge(files / "base", files / "lora", out), tmp_path / "out", "nested too deeply|no JSON")
+    refused(lambda out: merge(files / "base", files / "lora", out), tmp_path / "out", "nested too deeply|not JSON")
     path.write_text('{"peft_type": "\\ud800"}')
-    refused(lambda out: merge(files / "base", files / "lora", out), tmp_path / "out", "no JSON")
+    refused(lambda out: merge(files / "base", files / "lora", out), tmp_path / "out", "not JSON")
 
 
 def test_a_config_of_a_million_layers(files: Path, tmp_path: Path) -> None:

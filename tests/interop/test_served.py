@@ -23,8 +23,12 @@ from tapertune.methods import METHODS
 LINEAR = [name for name, method in METHODS.items() if method.chain(method.settings()).linear]
 IDS = {"input_ids": torch.arange(3, 15)[None]}
 RANK = 4
-GATES = {"lora": "A", "loran": "A", "aflora": "d", "elora": "d", "adalora": "E", "sora": "g", "lora2": "E"}
-"""The factor of which zeros close components."""
+
+
+def gate_of(name: str) -> str:
+    """The factor of which zeros close components: a vector of the rank, else the first matrix."""
+    chain = METHODS[name].chain(METHODS[name].settings())
+    return next((f.name for f in chain if f.symbols == (METHODS[name].rank,)), chain.names[0])
 
 
 def llama(**changes: Any) -> Any:
@@ -58,7 +62,7 @@ def close_gates(model: Any, name: str) -> dict[str, int]:
     ranks = {}
     with torch.no_grad():
         for i, layer in enumerate(m for m in model.modules() if isinstance(m, ChainLayer)):
-            layer.factor("default", GATES[name])[: i % (RANK + 1)] = 0.0
+            layer.factor("default", gate_of(name))[: i % (RANK + 1)] = 0.0
             ranks[layer.module_path] = RANK - i % (RANK + 1)
     return ranks
 

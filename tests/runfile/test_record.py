@@ -8,7 +8,7 @@ import pytest
 
 from tapertune.errors import TapertuneError
 from tapertune.runfile import environment
-from tapertune.runfile.record import Record, read_record, write_json, write_record
+from tapertune.runfile.record import Record, read_record, write_record
 
 
 def record(**changes: Any) -> Record:
@@ -52,13 +52,6 @@ def test_bad_records_are_named(tmp_path: Path, text: str | None, message: str) -
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(TapertuneError, match=message):
         read_record(tmp_path)
-
-
-def test_what_is_not_json_is_refused_and_leaves_the_old_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
 
 
 def test_peak_memory_is_that_of_this_process() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapertune.errors import TapertuneError
 from tapertune.tasks import TASKS, cache
 from tapertune.tasks.encode import encode
 
@@ -92,6 +93,6 @@ def test_a_failed_write_leaves_nothing(tokenizer: Any, folder: Path, monkeypatch
         raise OSError("the disk is full")
 
     monkeypatch.setattr(pyarrow.parquet, "write_table", fail)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(TapertuneError, match=r"cannot write .*parquet.: the disk is full"):
         cache.encode_cached(TASK, EXAMPLES, tokenizer, 6)
     assert list(folder.iterdir()) == []

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tapertune.tasks import TASKS
 from tapertune.tasks.generation import TEXT_METRICS, GenerationTask
 from tapertune.tasks.kinds import Predicted, get_kind
-from tapertune.tasks.summarisation import SUMMARISATION, rouge
+from tapertune.tasks.summarisation import SUMMARISATION
+from tapertune.tasks.text_metrics import rouge
 
 # Output, reference, and F-measures worked out by hand from counts of common words, pairs and the longest common
 # subsequence. Rows 1 to 7 are also cases of rouge-score's own tests.

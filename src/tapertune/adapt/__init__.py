@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .actuators import Handle, freeze, optimizer_bytes
+from .actuators import freeze, optimizer_bytes
 from .averages import Averages
 from .bottom_up import BottomUp
 from .controller import Controller
-from .decision import Decision, Policy, Scene
+from .decision import Decision, Policy, PolicyScope
 from .importance import Gradient, GradientOverWeight, GradientTimesWeight, Scores
+from .parameter import AdapterParameter, Handle
 from .penalties import L1, Orthogonality
 from .plan import Plan, make_plans, merge
 from .policies import LowestFraction, MeanBelowQuantile, Proximal, RankBudget
@@ -15,6 +16,7 @@ from .schedules import Constant, Cubic, Join, Quadratic, Schedule, in_steps
 
 __all__ = [
     "L1",
+    "AdapterParameter",
     "Averages",
     "BottomUp",
     "Constant",
@@ -31,10 +33,10 @@ __all__ = [
     "Orthogonality",
     "Plan",
     "Policy",
+    "PolicyScope",
     "Proximal",
     "Quadratic",
     "RankBudget",
-    "Scene",
     "Schedule",
     "Scores",
     "freeze",

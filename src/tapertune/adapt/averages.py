@@ -114,16 +114,16 @@ class Averages:
         part = slice(begin, begin + len(signal))
         length = self.importance.window
         if length is None:
-            self._fold(part, signal)
+            self._ema_update(part, signal)
             return
         window, place = self.window[part], step % length
         if place == 0:
-            self._fold(part, window)
+            self._ema_update(part, window)
             window.copy_(self.mean[part])
         # the running mean over the window; in a new one it starts with the first signal
         window.add_(_known(signal.sub_(window)), alpha=1 / (place + 1))
 
-    def _fold(self, part: slice, signal: Tensor) -> None:
+    def _ema_update(self, part: slice, signal: Tensor) -> None:
         """``mean = b1 mean + (1 - b1) signal; dev = b2 dev + (1 - b2) |signal - mean|``; uses ``signal`` up."""
         b1, b2 = self.importance.beta1, self.importance.beta2
         mean, dev = self.mean[part], self.dev[part]

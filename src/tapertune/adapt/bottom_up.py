@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import TapertuneError, bad_value
-from .actuators import Handle
-from .decision import Decision, Plain, Scene
+from .decision import BasePolicy, Decision, PolicyScope
 from .importance import Scores
+from .parameter import AdapterParameter
 from .spec import check_flag, spec
 
 
 @spec("bottom_up")
 @dataclass(frozen=True, kw_only=True)
-class BottomUp(Plain):
+class BottomUp(BasePolicy):
     """Freezes all factors of the lowest layers, vectors included, from the bottom up. Scores play no part: the schedule
     alone says when. Of the layers that may freeze, ``1 - remaining`` are frozen.
 
@@ -25,12 +25,12 @@ class BottomUp(Plain):
 
     Attributes:
         layers: how many of the layers may freeze: a share below 1.0, or a whole number. The others train to the end.
-        fold: compute each frozen module as one weight, base and update together, as long as the controller is at work:
-            its forward pass is then the bare model's, for a second copy of its base weight in memory.
+        merge_frozen: compute each frozen module as one weight, base and update together, as long as the controller is
+            at work: its forward pass is then the bare model's, for a second copy of its base weight in memory.
     """
 
     layers: float | int = 0.5
-    fold: bool = True
+    merge_frozen: bool = True
 
     def __post_init__(self) -> None:
         number = isinstance(self.layers, int | float) and not isinstance(self.layers, bool)
@@ -38,9 +38,9 @@ class BottomUp(Plain):
             raise bad_value(
                 "policy.layers", self.layers, "a share of the layers between 0.0 and 1.0, or a whole number of them"
             )
-        check_flag("policy.fold", self.fold)
+        check_flag("policy.merge_frozen", self.merge_frozen)
 
-    def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
+    def scope(self, handles: Mapping[str, AdapterParameter], training: set[str]) -> PolicyScope:
         # all factors, whether they train yet or still: a run that goes on from a checkpoint counts the same layers
         layers = layers_upward(handles.values())
         if not layers:
@@ -54,20 +54,20 @@ class BottomUp(Plain):
                 f"policy.layers is {self.layers!r}, which lets {count} of the {len(layers)} adapted layers freeze; "
                 "at least one has to freeze and at least one to go on training"
             )
-        return Scene(watched=(), bundles=tuple(layers[:count]))
+        return PolicyScope(scored=(), freeze_groups=tuple(layers[:count]))
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def decide(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         """
         Args:
             scores: unused.
             remaining: the schedule's fraction.
-            scene: its bundles are the layers that may freeze.
+            scope: its freeze groups are the layers that may freeze.
         """
-        due = int((1 - remaining) * len(scene.bundles) + 1e-9)  # as in LowestFraction
-        return Decision(freeze=tuple(name for bundle in scene.bundles[:due] for name in bundle))
+        due = int((1 - remaining) * len(scope.freeze_groups) + 1e-9)  # as in LowestFraction
+        return Decision(freeze=tuple(name for group in scope.freeze_groups[:due] for name in group))
 
 
-def layers_upward(handles: Iterable[Handle]) -> list[tuple[str, ...]]:
+def layers_upward(handles: Iterable[AdapterParameter]) -> list[tuple[str, ...]]:
     """Names of the factors of each numbered layer, the lowest layer first.
 
     A model's stacks of layers (an encoder, then a decoder) follow each other as their modules do in the model.

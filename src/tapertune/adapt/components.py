@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import TapertuneError
-from .actuators import Handle
+from .parameter import AdapterParameter
 
 
 @dataclass(frozen=True)
-class Group:
+class RankGroup:
     """The components of one module.
 
     Attributes:
@@ -33,13 +33,13 @@ class Group:
     size: int
 
 
-def group_by_gate(handles: Iterable[Handle], gate: str) -> list[Group]:
+def group_by_gate(handles: Iterable[AdapterParameter], gate: str) -> list[RankGroup]:
     """One group for each module whose chain has a diagonal of that name.
 
     Raises:
         TapertuneError: no chain here has it.
     """
-    modules: dict[str, list[Handle]] = {}
+    modules: dict[str, list[AdapterParameter]] = {}
     for handle in handles:
         modules.setdefault(handle.module, []).append(handle)
     groups = []
@@ -51,7 +51,7 @@ def group_by_gate(handles: Iterable[Handle], gate: str) -> list[Group]:
         if any(h.shared for h in members):
             raise TapertuneError(f"policy.gate {gate!r}: ranks of projections that modules share cannot be pruned")
         parts = tuple((h.name, h.symbols.index(width)) for h in members if width in h.symbols)
-        groups.append(Group(module, found.name, parts, found.parameter.numel()))
+        groups.append(RankGroup(module, found.name, parts, found.parameter.numel()))
     if not groups:
         diagonals = sorted({h.factor for members in modules.values() for h in members if not h.matrix})
         raise TapertuneError(
@@ -60,7 +60,7 @@ def group_by_gate(handles: Iterable[Handle], gate: str) -> list[Group]:
     return groups
 
 
-def component_scores(scores: Mapping[str, Tensor], groups: Sequence[Group]) -> list[Tensor]:
+def component_scores(scores: Mapping[str, Tensor], groups: Sequence[RankGroup]) -> list[Tensor]:
     """Scores of each group's components: the sum over its factors of the mean over the component's elements.
 
     ``S_i = s(E_i) + mean_j s(A_ij) + mean_j s(B_ji)`` for AdaLoRA's triplets. Groups of the same shapes are worked out

@@ -9,17 +9,16 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..errors import TapertuneError
-from .actuators import Handle
 from .following import Following, check_optimizer, no_gradients
+from .gradient_check import GradientCheck
 from .journal import EventSink, Journal, describe
+from .missing_controller import leave_work, take_over
 from .optimizers import Stillness, keeps_copies, steps_on
+from .parameter import Handle
 from .plan import Plan, as_json
-from .resume import Rearranged, check_same_run, layout
+from .resume import STATE_VERSION, Layout, Rearranged, check_same_run, layout, load_runners, runner_tensors
 from .runner import Runner
-from .sharding import is_sharded
-from .unfollowed import leave_work, take_over
-
-STATE_VERSION = 1
+from .tally import Tally
 
 
 class Controller:
@@ -62,20 +61,19 @@ class Controller:
         self.method, self.adapter, self.other_trainable = method, adapter, other_trainable
         self.distributed = distributed
         self.step = 0
-        self.trainable_sum = 0
         self._optimizer: Any | None = None
         self._following: Following | None = None
         self._rearranged: Rearranged | None = None
-        self._saved_layout: Any = None
-        self._retired = self._skipped = self._has_gradients = self._unread = False
+        self._saved_layout: Layout = []
+        self._retired = self._skipped = False
+        self._gradients = GradientCheck()
         self._still: list[Parameter] = []
         self._stillness = Stillness()
         for handle in handles:
             self._settle(handle)
         self._training = {n for n, h in self.handles.items() if h.parameter.requires_grad and not h.frozen}
         self._started = set(self._training)
-        self._count()
-        self.trainable_start = self.trainable
+        self.tally = Tally(other_trainable, self._inside())
         self.runners = [Runner(p, self.handles, self._training, total_steps, distributed) for p in self.plans]
 
     def _settle(self, handle: Handle) -> None:
@@ -110,31 +108,35 @@ class Controller:
                 "several processes without it (DDP), or a method without a plan"
             )
         if self.step == 0:
-            if not any(handle.pruned for handle in self.handles.values()):  # such an adapter trains on at its ranks
-                for runner in self.runners:
-                    runner.plan.policy.check(runner.scene)
-            gone = {name for runner in self.runners for name in runner.gone_early()}
-            if self._training and self._training <= gone and not self.other_trainable:
-                raise TapertuneError(
-                    "the plan freezes the whole adapter before the run is over, and nothing else trains: let its "
-                    "schedule end later (a smaller schedule.cooldown), or limit policy.factors"
-                )
+            self._check_plans()
         take_over(self)
         self._optimizer, self._still = optimizer, []
         self._following = Following(optimizer, self._before_step, self._after_step) if follows else None
         for runner in self.runners:
             runner.refresh()
-        self._hold_still(self.frozen)
+        self._keep_still(self.frozen)
         self._rearrange()
         if self.step == 0:
             self.journal.begin(self._describe())
         return self
 
+    def _check_plans(self) -> None:
+        """Raises TapertuneError where a run that begins now could not do what its plans ask."""
+        if not any(handle.pruned for handle in self.handles.values()):  # such an adapter trains on at its ranks
+            for runner in self.runners:
+                runner.plan.policy.check(runner.scope)
+        gone = {name for runner in self.runners for name in runner.gone_early()}
+        if self._training and self._training <= gone and not self.other_trainable:
+            raise TapertuneError(
+                "the plan freezes the whole adapter before the run is over, and nothing else trains: let its "
+                "schedule end later (a smaller schedule.cooldown), or limit policy.factors"
+            )
+
     def count_step(self) -> None:
         """Counts a step of an optimizer of copies, which is attached to but not followed; no other."""
         if self._optimizer is not None and self._following is None:
             self.journal.flush()
-            self.trainable_sum += self.trainable
+            self.tally.count_step()
             self.step += 1
 
     def detach(self) -> None:
@@ -177,18 +179,12 @@ class Controller:
             runner.penalise(1.0 if scale is None else scale)
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
-        self.trainable_sum += self.trainable
+        self.tally.count_step()
 
     def _look_for_gradients(self) -> None:
-        """Looks for one that is not zero, until there is one; on an accelerator, which would be waited for, only where
-        a decision is due, and takes any for one before."""
-        if self._has_gradients or not self.runners:
-            return
-        due = any(runner.acts(self.step) for runner in self.runners)
-        gradients = [self.handles[name].parameter.grad for name in self.handles if name in self._training]
-        some = [gradient for gradient in gradients if gradient is not None]
-        self._unread = not due and any(gradient.device.type != "cpu" for gradient in some)
-        self._has_gradients = not self._unread and any(is_sharded(one) or bool(one.any()) for one in some)
+        if not self._gradients.found and self.runners:
+            due = any(runner.acts(self.step) for runner in self.runners)
+            self._gradients.look((h.parameter for n, h in self.handles.items() if n in self._training), due=due)
 
     def _drop_frozen_gradients(self) -> None:
         if len(self._still) != len(self.handles) - len(self._training):
@@ -212,7 +208,7 @@ class Controller:
     def _act(self, due: Callable[[Plan], bool]) -> None:
         for runner in self.runners:
             if due(runner.plan) and runner.acts(self.step):
-                if not self._has_gradients and runner.wants_gradients(self.step):
+                if not self._gradients.found and runner.wants_gradients(self.step):
                     raise self._no_gradients()
                 runner.act(self.step, self._optimizer, self._report, [r for r in self.runners if r is not runner])
 
@@ -223,15 +219,15 @@ class Controller:
         """Raises TapertuneError where a plan that needs gradients has none, just before an optimizer should step."""
         self._look_for_gradients()
         needed = any(r.averages is not None or r.plan.penalties for r in self.runners)
-        if needed and not (self._has_gradients or self._unread):
+        if needed and not (self._gradients.found or self._gradients.unread):
             raise self._no_gradients()
 
     def _report(self, type: str, step: int, **fields: Any) -> None:
-        self._count()
-        self._hold_still(self.frozen)
+        self.tally.set_inside(self._inside())
+        self._keep_still(self.frozen)
         self.journal.write(type, step, **fields, trainable=self.trainable)
 
-    def _hold_still(self, names: Iterable[str]) -> None:
+    def _keep_still(self, names: Iterable[str]) -> None:
         """Keeps frozen factors in place under an optimizer that would move them without a gradient."""
         names = list(names)
         if names and self._optimizer is not None and keeps_copies(self._optimizer):
@@ -239,19 +235,24 @@ class Controller:
 
     # ---- what it knows -----------------------------------------------------------------------------------------------
 
-    def _count(self) -> None:
-        inside = sum(self.handles[name].parameter.numel() for name in self._training)
-        self._trainable = self.other_trainable + inside
+    def _inside(self) -> int:
+        """Parameters of the adapter that train."""
+        return sum(self.handles[name].parameter.numel() for name in self._training)
 
     @property
     def trainable(self) -> int:
         """Parameters that train now, inside the adapter and outside."""
-        return self._trainable
+        return self.tally.now
+
+    @property
+    def trainable_start(self) -> int:
+        """Parameters that trained when the run began."""
+        return self.tally.start
 
     @property
     def average_trainable(self) -> float:
         """Mean over the steps so far of the parameters that trained in each."""
-        return self.trainable_sum / self.step if self.step else float(self.trainable)
+        return self.tally.average(self.step)
 
     @property
     def frozen(self) -> dict[str, int]:
@@ -262,7 +263,7 @@ class Controller:
     def freezable(self) -> tuple[str, ...]:
         """The factors that a plan may freeze, or has frozen."""
         frozen = self.frozen
-        names = dict.fromkeys(name for runner in self.runners for name in runner.scene.freezable)
+        names = dict.fromkeys(name for runner in self.runners for name in runner.scope.freezable)
         return tuple(n for n in names if n in self._training or n in frozen)
 
     @property
@@ -277,7 +278,7 @@ class Controller:
     def summary(self) -> dict[str, Any]:
         """Counts over the run so far."""
         return {
-            "trainable_start": self.trainable_start,
+            "trainable_start": self.tally.start,
             "trainable_average": self.average_trainable,
             "trainable_end": self.trainable,
             "other_trainable": self.other_trainable,
@@ -316,14 +317,8 @@ class Controller:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: ``tensors`` (by name) and ``json`` (plain values)."""
-        tensors = {
-            f"{i}.{key}": value
-            for i, runner in enumerate(self.runners)
-            if runner.averages is not None and runner.averages.names
-            for key, value in runner.averages.state_dict().items()
-        }
         return {
-            "tensors": tensors,
+            "tensors": runner_tensors(self.runners),
             "json": {
                 "version": STATE_VERSION,
                 "method": self.method,
@@ -332,10 +327,10 @@ class Controller:
                 "step": self.step,
                 "runners": [runner.state() for runner in self.runners],
                 "started": [name for name in self.handles if name in self._started],
-                "has_gradients": self._has_gradients,
+                "has_gradients": self._gradients.found,
                 "optimizer": layout(self._optimizer, self._names()),
-                "trainable_start": self.trainable_start,
-                "trainable_sum": self.trainable_sum,
+                "trainable_start": self.tally.start,
+                "trainable_sum": self.tally.sum,
                 "events": self.journal.count,
             },
         }
@@ -348,28 +343,21 @@ class Controller:
             TapertuneError: the state is of a newer schema, or of another plan, length or set of factors.
         """
         saved = state["json"]
-        if saved["version"] > STATE_VERSION:
-            raise TapertuneError(
-                f"controller state of schema {saved['version']}; this tapertune reads up to {STATE_VERSION}"
-            )
         check_same_run(saved, self.method, self.plans, self.total_steps)
         self.journal.resume(saved["step"], saved["events"])
-        self.step, self.trainable_sum = saved["step"], saved["trainable_sum"]
-        self.trainable_start = saved["trainable_start"]
-        self._has_gradients = saved.get("has_gradients", True)
+        self.step = saved["step"]
+        self.tally.start, self.tally.sum = saved["trainable_start"], saved["trainable_sum"]
+        self._gradients.found = saved.get("has_gradients", True)
         self._started = set(saved.get("started", self._started))
         self._train_again(self._started.difference(*(values["frozen"] for values in saved["runners"])))
-        for i, (runner, values) in enumerate(zip(self.runners, saved["runners"], strict=True)):
-            prefix = f"{i}."
-            tensors = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
-            runner.load(values, tensors, self._started)
+        load_runners(self.runners, state, self._started)
         for runner in self.runners:
-            runner.fold()
+            runner.merge_frozen()
         self._still = []
-        self._hold_still(self.frozen)
-        self._saved_layout = saved.get("optimizer")
+        self._keep_still(self.frozen)
+        self._saved_layout = saved.get("optimizer") or []
         self._rearrange()
-        self._count()
+        self.tally.set_inside(self._inside())
 
     def _train_again(self, names: Collection[str]) -> None:
         """Lets these factors train, and no others."""

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .actuators import Handle
-from .components import Group
+from .components import RankGroup
 from .importance import Scores
+from .parameter import AdapterParameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +34,28 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class PolicyScope:
     """What a policy works on, fixed when training starts.
 
     Attributes:
-        watched: names of the tensors that are scored.
+        scored: names of the tensors that are scored.
         groups: the rank components, for policies with a gate.
-        bundles: names that freeze together, unscored: the factors of a layer, from the lowest layer up, or the vectors
-            of a module.
+        freeze_groups: names that freeze together, unscored: the factors of a layer, from the lowest layer up, or the
+            vectors of a module.
         total: matrices, or rank components, there were at the start.
     """
 
-    watched: tuple[str, ...]
-    groups: tuple[Group, ...] = ()
-    bundles: tuple[tuple[str, ...], ...] = ()
+    scored: tuple[str, ...]
+    groups: tuple[RankGroup, ...] = ()
+    freeze_groups: tuple[tuple[str, ...], ...] = ()
     total: int = 0
 
     @property
     def freezable(self) -> list[str]:
         """Names that may freeze, those that have frozen included."""
-        modules = {module_of(name) for name in self.watched}
-        bundles = [b for b in self.bundles if not modules or module_of(b[0]) in modules]
-        return [] if self.groups else [*self.watched, *itertools.chain(*bundles)]
+        modules = {module_of(name) for name in self.scored}
+        together = [group for group in self.freeze_groups if not modules or module_of(group[0]) in modules]
+        return [] if self.groups else [*self.scored, *itertools.chain(*together)]
 
 
 def module_of(name: str) -> str:
@@ -64,35 +64,40 @@ def module_of(name: str) -> str:
 
 
 class Policy(Protocol):
-    """Chooses among what a scene holds.
+    """Chooses among what a scope holds.
 
     Attributes:
         settles: whether the decision is for good once the schedule has run out, so that what was pruned can go.
-        fold: whether a module in which nothing trains any more is computed as one weight.
+        merge_frozen: whether a module in which nothing trains any more is computed as one weight.
+        times_lr: whether a gate's learning rate multiplies the threshold by which it is shrunk.
     """
 
     @property
     def settles(self) -> bool: ...
 
     @property
-    def fold(self) -> bool: ...
+    def merge_frozen(self) -> bool: ...
 
-    def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
+    @property
+    def times_lr(self) -> bool: ...
+
+    def scope(self, handles: Mapping[str, AdapterParameter], training: set[str]) -> PolicyScope:
         """Chooses what to watch. Raises TapertuneError where the adapter lacks a part that the policy names."""
         ...
 
-    def check(self, scene: Scene) -> None:
-        """Raises TapertuneError where a run that starts with this scene could not do what the policy asks."""
+    def check(self, scope: PolicyScope) -> None:
+        """Raises TapertuneError where a run that starts with this scope could not do what the policy asks."""
         ...
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision: ...
+    def decide(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision: ...
 
 
-class Plain:
+class BasePolicy:
     """A policy's answers where it has no others."""
 
     settles = False
-    fold = False
+    merge_frozen = False
+    times_lr = False
 
-    def check(self, scene: Scene) -> None:
-        """Any scene will do."""
+    def check(self, scope: PolicyScope) -> None:
+        """Any scope will do."""

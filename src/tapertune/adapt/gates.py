@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TapertuneError
-from .actuators import Handle, mask, shrink, take
-from .components import Group
+from .actuators import mask, shrink, take
+from .components import RankGroup
 from .optimizers import Cut, cut_state, groups, uncuttable
+from .parameter import Handle
 from .sharding import whole
 
 Cuts = dict[str, tuple[int, Tensor]]
@@ -29,7 +30,7 @@ class Gates:
         groups: the rank components.
     """
 
-    def __init__(self, handles: Mapping[str, Handle], groups: Sequence[Group]) -> None:
+    def __init__(self, handles: Mapping[str, Handle], groups: Sequence[RankGroup]) -> None:
         self.handles, self.groups = handles, groups
         modules: dict[str, list[Handle]] = {}
         for handle in handles.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from .actuators import Handle
+from .parameter import Handle
 
 EventSink = Callable[..., None]
 

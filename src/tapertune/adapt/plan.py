@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import bad_value, unknown
+from ..errors import TapertuneError, bad_value, unknown
 from . import spec
 from .decision import Policy
 from .importance import IMPORTANCES, Gradient, _Importance
@@ -20,7 +21,7 @@ SCHEDULES = (Cubic, Quadratic, Constant, Join)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is watched, when something is decided, and how.
+    """What is scored, when something is decided, and how.
 
     Several plans can run side by side: a list of them stands wherever one does.
 
@@ -73,6 +74,7 @@ class Plan:
         >>> Plan.from_dict({"schedule": {"kind": "quadratic", "warmup": 0.3, "cooldown": 0.3}}).schedule
         Quadratic(warmup=0.3, cooldown=0.3, every=10)
         """
+        data = _present_policy(data, warn=True)
         parts = {"importance": IMPORTANCES, "schedule": SCHEDULES, "policy": POLICIES}
         made: dict[str, Any] = {}
         for key, value in data.items():
@@ -91,6 +93,33 @@ class Plan:
             else:
                 raise unknown("part of plan", key, [field.name for field in dataclasses.fields(cls)])
         return cls(**made)
+
+
+FORMER_NAMES = {"fold": "merge_frozen"}
+"""Fields of policies, by the names that an earlier version gave them."""
+
+
+def present_names(data: Any) -> Any:
+    """A plan's dictionary, or several, as an earlier version may have written them, with the fields' present names."""
+    if isinstance(data, list | tuple):
+        return [present_names(part) for part in data]
+    return _present_policy(data, warn=False) if isinstance(data, Mapping) else data
+
+
+def _present_policy(data: Mapping[str, Any], *, warn: bool) -> Mapping[str, Any]:
+    policy = data.get("policy")
+    former = [name for name in FORMER_NAMES if isinstance(policy, Mapping) and name in policy]
+    if not former:
+        return data
+    policy = dict(policy or {})
+    for name in former:
+        present = FORMER_NAMES[name]
+        if present in policy:
+            raise TapertuneError(f"policy.{name} is what policy.{present} was called before: give one of them")
+        policy[present] = policy.pop(name)
+        if warn:
+            warnings.warn(f"policy.{name} is now policy.{present}", FutureWarning, stacklevel=2)
+    return {**data, "policy": policy}
 
 
 Spec = Mapping[str, Any] | Sequence[Mapping[str, Any]]

@@ -8,63 +8,63 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import TapertuneError, bad_value, unknown
-from .actuators import Handle
 from .bottom_up import BottomUp
 from .components import component_scores, group_by_gate
-from .decision import Decision, Plain, Scene, module_of
+from .decision import BasePolicy, Decision, PolicyScope, module_of
 from .importance import Scores
+from .parameter import AdapterParameter
 from .spec import check_count, check_flag, check_name, check_range, factor_names, spec
 
 # ---- freezing --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Freezing(Plain):
+class _Freezing(BasePolicy):
     """
     Attributes:
         factors: names of the factors that may freeze, or None for all dense ones.
         freeze_vectors: let a module's vectors freeze too, once all its factors that may freeze have.
-        fold: compute a module in which nothing trains any more as one weight, for a second copy of its base weight in
-            memory; see ``BottomUp``.
+        merge_frozen: compute a module in which nothing trains any more as one weight, for a second copy of its base
+            weight in memory; see ``BottomUp``.
     """
 
     factors: tuple[str, ...] | None = None
     freeze_vectors: bool = False
-    fold: bool = False
+    merge_frozen: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("freeze_vectors", "fold"):
+        for name in ("freeze_vectors", "merge_frozen"):
             check_flag(f"policy.{name}", getattr(self, name))
         if self.factors is not None:
             object.__setattr__(self, "factors", factor_names("policy.factors", self.factors))
 
-    def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
+    def scope(self, handles: Mapping[str, AdapterParameter], training: set[str]) -> PolicyScope:
         _check_factors("policy.factors", self.factors, handles)
-        watched = tuple(
+        scored = tuple(
             name
             for name, handle in handles.items()
             if name in training and (handle.matrix if self.factors is None else handle.factor in self.factors)
         )
         vectors: dict[str, list[str]] = {}
         for name, handle in handles.items():
-            if self.freeze_vectors and not handle.matrix and name not in watched:
+            if self.freeze_vectors and not handle.matrix and name not in scored:
                 vectors.setdefault(handle.module, []).append(name)
-        return Scene(watched=watched, bundles=tuple(map(tuple, vectors.values())), total=len(watched))
+        return PolicyScope(scored=scored, freeze_groups=tuple(map(tuple, vectors.values())), total=len(scored))
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def decide(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         """
         Args:
             scores: of the matrices still training.
             remaining: the schedule's fraction of matrices that may go on.
-            scene: ``total`` is the matrices there were at the start; its bundles are the vectors of each module.
+            scope: ``total`` is the matrices there were at the start; its freeze groups are the vectors of each module.
         """
-        decision = self.choose(scores, remaining, scene)
+        decision = self.choose(scores, remaining, scope)
         trains = {module_of(name) for name in scores.names if name not in decision.freeze}
-        closed = {module_of(name) for name in scene.watched} - trains
-        vectors = [name for bundle in scene.bundles if module_of(bundle[0]) in closed for name in bundle]
+        closed = {module_of(name) for name in scope.scored} - trains
+        vectors = [name for group in scope.freeze_groups if module_of(group[0]) in closed for name in group]
         return replace(decision, freeze=(*decision.freeze, *vectors))
 
-    def choose(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def choose(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         """Which matrices freeze; arguments as for ``decide``."""
         raise NotImplementedError  # each policy below is its choice
 
@@ -74,9 +74,9 @@ class _Freezing(Plain):
 class LowestFraction(_Freezing):
     """Freezes the lowest-scored matrices until ``1 - remaining`` of all are frozen (AFLoRA, the paper's text)."""
 
-    def choose(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def choose(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         # the small number keeps a product such as 0.3 * 10 from being cut to one matrix fewer
-        due = int((1 - remaining) * scene.total + 1e-9) - (scene.total - len(scores.names))
+        due = int((1 - remaining) * scope.total + 1e-9) - (scope.total - len(scores.names))
         if due <= 0:
             return Decision()
         means = scores.means().tolist()
@@ -92,7 +92,7 @@ class MeanBelowQuantile(_Freezing):
     freeze.
     """
 
-    def choose(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def choose(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         rank = int(scores.elements.numel() * (1 - remaining))
         if rank == 0:
             return Decision()
@@ -107,7 +107,7 @@ class MeanBelowQuantile(_Freezing):
 
 @spec("rank_budget")
 @dataclass(frozen=True, kw_only=True)
-class RankBudget(Plain):
+class RankBudget(BasePolicy):
     """Keeps the rank components of highest score, over all modules together, within a budget that falls from all of
     them to ``target`` a module (AdaLoRA; LoRA^2). Components that tie with the threshold go.
 
@@ -129,35 +129,35 @@ class RankBudget(Plain):
         if self.scored is not None:
             object.__setattr__(self, "scored", factor_names("policy.scored", self.scored))
 
-    def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
+    def scope(self, handles: Mapping[str, AdapterParameter], training: set[str]) -> PolicyScope:
         _check_factors("policy.scored", self.scored, handles)
         groups = [
             replace(g, parts=tuple(p for p in g.parts if self._counts(handles[p[0]], training)))
             for g in group_by_gate(handles.values(), self.gate)
         ]
-        watched = tuple(name for group in groups for name, _ in group.parts)
+        scored = tuple(name for group in groups for name, _ in group.parts)
         total = sum(g.size for g in groups)
-        return Scene(watched=watched, groups=tuple(groups), total=total)
+        return PolicyScope(scored=scored, groups=tuple(groups), total=total)
 
-    def check(self, scene: Scene) -> None:
-        mean = scene.total / len(scene.groups)
+    def check(self, scope: PolicyScope) -> None:
+        mean = scope.total / len(scope.groups)
         if self.target >= mean > 1:
             raise bad_value("target rank", self.target, f"less than the mean initial rank, {mean:g}")
 
-    def _counts(self, handle: Handle, training: set[str]) -> bool:
+    def _counts(self, handle: AdapterParameter, training: set[str]) -> bool:
         # what an earlier run has left without ranks does not train, but its part of the budget is the others'
         here = handle.name in training or not handle.parameter.numel()
         return here and (self.scored is None or handle.factor in self.scored)
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def decide(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         """
         Args:
-            scores: of the watched tensors.
+            scores: of the scored tensors.
             remaining: the schedule's fraction of the ranks to be given up.
-            scene: its groups; one that has frozen, and so is not scored, has left the budget with the ranks it has.
+            scope: its groups; one that has frozen, and so is not scored, has left the budget with the ranks it has.
         """
         shaped = scores.shaped()
-        groups = [g for g in scene.groups if g.parts and all(name in shaped for name, _ in g.parts)]
+        groups = [g for g in scope.groups if g.parts and all(name in shaped for name, _ in g.parts)]
         if not groups:
             return Decision()
         values = component_scores(shaped, groups)
@@ -178,7 +178,7 @@ FORMS = ("soft", "released")
 
 @spec("proximal")
 @dataclass(frozen=True, kw_only=True)
-class Proximal(Plain):
+class Proximal(BasePolicy):
     """Soft-thresholds gates after each optimizer step (SoRA): small gates reach exactly zero. The
     threshold rises to ``threshold`` as the schedule's fraction falls to 0.
 
@@ -203,18 +203,18 @@ class Proximal(Plain):
         if self.form not in FORMS:
             raise unknown("policy.form", self.form, FORMS)
 
-    def scene(self, handles: Mapping[str, Handle], training: set[str]) -> Scene:
+    def scope(self, handles: Mapping[str, AdapterParameter], training: set[str]) -> PolicyScope:
         groups = group_by_gate(handles.values(), self.gate)
-        return Scene(watched=(), groups=tuple(groups), total=sum(g.size for g in groups))
+        return PolicyScope(scored=(), groups=tuple(groups), total=sum(g.size for g in groups))
 
-    def decide(self, scores: Scores, remaining: float, scene: Scene) -> Decision:
+    def decide(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         return Decision(shrink=(self.threshold * (1 - remaining), self.form))
 
 
 POLICIES = (LowestFraction, MeanBelowQuantile, BottomUp, RankBudget, Proximal)
 
 
-def _check_factors(field: str, wanted: Sequence[str] | None, handles: Mapping[str, Handle]) -> None:
+def _check_factors(field: str, wanted: Sequence[str] | None, handles: Mapping[str, AdapterParameter]) -> None:
     known = {handle.factor for handle in handles.values()}
     missing = sorted(set(wanted or ()) - known)
     if missing:

@@ -6,20 +6,46 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import TapertuneError
-from .plan import Plan, make_plans
+from .plan import Plan, make_plans, present_names
+from .runner import Runner
 
+STATE_VERSION = 1
 Layout = list[list[str | None]]
 """The parameters of each group of an optimizer: the factor's name, or None for what is no factor of the adapter."""
 
 
+def runner_tensors(runners: Sequence[Runner]) -> dict[str, Tensor]:
+    """All runners' averages, under their places in the plans."""
+    return {
+        f"{i}.{key}": value
+        for i, runner in enumerate(runners)
+        if runner.averages is not None and runner.averages.names
+        for key, value in runner.averages.state_dict().items()
+    }
+
+
+def load_runners(runners: Sequence[Runner], state: Mapping[str, Any], started: set[str]) -> None:
+    """Lets runners go on from a controller's saved state; ``started`` as for ``Runner.load``."""
+    for i, (runner, values) in enumerate(zip(runners, state["json"]["runners"], strict=True)):
+        prefix = f"{i}."
+        tensors = {k.removeprefix(prefix): v for k, v in state["tensors"].items() if k.startswith(prefix)}
+        runner.load(values, tensors, started)
+
+
 def check_same_run(saved: Mapping[str, Any], method: str, plans: Sequence[Plan], total_steps: int) -> None:
-    """Raises TapertuneError, naming the field, where a saved run had another method, plan or length."""
+    """Raises TapertuneError, naming the field, where a saved run had another method, plan or length, or where its state
+    is of a newer schema."""
+    if saved["version"] > STATE_VERSION:
+        raise TapertuneError(
+            f"controller state of schema {saved['version']}; this tapertune reads up to {STATE_VERSION}"
+        )
     mine = {"method": method, "plan": [plan.to_dict() for plan in plans], "total_steps": total_steps}
     theirs = {key: saved[key] for key in mine}
-    theirs["plan"] = [plan.to_dict() for plan in make_plans(saved["plan"])]
+    theirs["plan"] = [plan.to_dict() for plan in make_plans(present_names(saved["plan"]))]
     for key in mine:
         for path, old, new in _differences(key, theirs[key], mine[key]):
             raise TapertuneError(f"the saved run had {path} {old!r}, this one has {new!r}; they must be equal")

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import TapertuneError
-from .actuators import Handle, freeze
+from .actuators import freeze
 from .averages import Averages
 from .decision import Decision
 from .gates import Gates
 from .importance import Scores
 from .optimizers import forget
+from .parameter import Handle
 from .plan import Plan
 from .stacked import Module
 
@@ -44,8 +45,8 @@ class Runner:
         plan.schedule.check(total_steps)
         self.plan, self.handles, self.training = plan, handles, training
         self.total_steps, self.distributed = total_steps, distributed
-        self.scene = plan.policy.scene(handles, training)
-        self.gates = Gates(handles, self.scene.groups)
+        self.scope = plan.policy.scope(handles, training)
+        self.gates = Gates(handles, self.scope.groups)
         self.frozen: dict[str, int] = {}
         self.compacted = False
         self.removed = False
@@ -54,7 +55,7 @@ class Runner:
         self._looked = -_LOOK
         self.final: Decision | None = None
         self.refresh()
-        self.averages = self._make_averages(self.scene.watched)
+        self.averages = self._make_averages(self.scope.scored)
 
     def _make_averages(self, names: Sequence[str]) -> Averages | None:
         if not names:
@@ -66,7 +67,7 @@ class Runner:
 
     def refresh(self) -> None:
         """Looks parameters up anew where they are next needed: a look-up costs as much as some of the work on them."""
-        self._watched: list[Tensor] | None = None
+        self._scored: list[Tensor] | None = None
         self._modules: list[Module] | None = None
 
     def penalise(self, scale: float | Tensor) -> None:
@@ -85,13 +86,13 @@ class Runner:
         """Takes the present gradients into the averages, until the schedule has settled."""
         if self.averages is None or self.plan.schedule.settled(step, self.total_steps):
             return
-        if self._watched is None:
-            self._watched = [self.handles[name].parameter for name in self.averages.names]
-        self.averages.observe(step, self._watched, inverse_scale)
+        if self._scored is None:
+            self._scored = [self.handles[name].parameter for name in self.averages.names]
+        self.averages.observe(step, self._scored, inverse_scale)
 
     def acts(self, step: int) -> bool:
         """Whether there is something to do at this step."""
-        here = self.averages.names if self.averages is not None else self.scene.groups or self.scene.bundles
+        here = self.averages.names if self.averages is not None else self.scope.groups or self.scope.freeze_groups
         return bool(here) and not self.compacted and self.plan.schedule.acts(step, self.total_steps)
 
     def wants_gradients(self, step: int) -> bool:
@@ -110,13 +111,13 @@ class Runner:
             return
         remaining = schedule.remaining(step, self.total_steps)
         scores = self.averages.scores() if self.averages is not None else Scores([], torch.zeros(0), [])
-        decision = self.plan.policy.decide(scores, remaining, self.scene)
+        decision = self.plan.policy.decide(scores, remaining, self.scope)
         freeze = [name for name in decision.freeze if name in self.training]
         if freeze:
             self._freeze(freeze, step, optimizer)
             for other in others:
                 other.release(freeze, step)
-            folded = {"folded": self.fold()} if self.plan.policy.fold else {}
+            folded = {"folded": self.merge_frozen()} if self.plan.policy.merge_frozen else {}
             report("freeze", step, names=freeze, threshold=decision.threshold, remaining=remaining, **folded)
         settled = step > 0 and schedule.settled(step, self.total_steps)
         self._move(decision, optimizer)
@@ -150,12 +151,12 @@ class Runner:
         """Lets go of what another plan has frozen. Gates among it keep the ranks that the budget leaves them."""
         if self.averages is None or self.compacted:
             return
-        if self.scene.groups:
-            leaving = [g for g in self.scene.groups if g.gate in names]
+        if self.scope.groups:
+            leaving = [g for g in self.scope.groups if g.gate in names]
             keep: Mapping[str, Tensor] = {}
             if leaving and self.averages.names:
                 remaining = self.plan.schedule.remaining(step, self.total_steps)
-                keep = self.plan.policy.decide(self.averages.scores(), remaining, self.scene).keep
+                keep = self.plan.policy.decide(self.averages.scores(), remaining, self.scope).keep
             self.gates.mask({group.gate: keep[group.gate] for group in leaving if group.gate in keep})
             names = [name for group in leaving for name, _ in group.parts]
         self.averages.drop(names)
@@ -167,11 +168,11 @@ class Runner:
         schedule, total = self.plan.schedule, self.total_steps
         if not any(schedule.acts(t, total) and schedule.remaining(t, total) == 0 for t in range(total - 1)):
             return set()
-        return set(self.scene.freezable)
+        return set(self.scope.freezable)
 
-    def fold(self) -> int:
-        """Folds each module in which nothing trains, where the plan says so; the number of modules that are."""
-        if not self.plan.policy.fold or self.distributed:
+    def merge_frozen(self) -> int:
+        """Has each module in which nothing trains computed as one weight, where the plan says so; how many are."""
+        if not self.plan.policy.merge_frozen or self.distributed:
             return 0
         trains = {self.handles[name].module for name in self.training}
         frozen = {h.module: h for h in self.handles.values() if h.module not in trains}
@@ -181,7 +182,7 @@ class Runner:
         """Does to gates what was decided."""
         self.gates.mask(decision.keep)
         if decision.shrink is not None:
-            rates = optimizer if getattr(self.plan.policy, "times_lr", False) else None
+            rates = optimizer if self.plan.policy.times_lr else None
             self.gates.shrink(*decision.shrink, self.training, rates)
 
     def _looks(self, step: int, decision: Decision) -> bool:
@@ -208,7 +209,7 @@ class Runner:
         if (ranks, sizes) == (self.ranks, self._sizes):
             return
         self.ranks, self._sizes = ranks, sizes
-        frozen = sum(ranks[g.module] for g in self.scene.groups if g.gate not in self.training)
+        frozen = sum(ranks[g.module] for g in self.scope.groups if g.gate not in self.training)
         report(
             "prune", step, ranks=ranks, threshold=decision.threshold, remaining=remaining,
             budget=None if decision.budget is None else decision.budget + frozen, removed=self.removed,
@@ -217,7 +218,7 @@ class Runner:
     def compact(self, optimizer: Any | None, others: Sequence[Runner], *, last: bool = False) -> bool:
         """Removes for good what is pruned now, unless the plan, the optimizer or distributed training keeps it masked;
         whether anything was. Nothing steps after the ``last`` time, so that the optimizer does not matter then."""
-        if self.plan.compact == "never" or not self.scene.groups or not (last or self._may_cut(optimizer)):
+        if self.plan.compact == "never" or not self.scope.groups or not (last or self._may_cut(optimizer)):
             return False
         if self.distributed:
             return False
@@ -262,26 +263,26 @@ class Runner:
     def state(self) -> dict[str, Any]:
         return {
             "frozen": self.frozen,
-            "watched": list(self.scene.watched),
+            "watched": list(self.scope.scored),
             "names": [] if self.averages is None else self.averages.names,
             "compacted": self.compacted,
             "removed": self.removed,
             "looked": self._looked,
             "ranks": self.ranks,
-            "total": self.scene.total,
-            "sizes": {group.gate: group.size for group in self.scene.groups},
+            "total": self.scope.total,
+            "sizes": {group.gate: group.size for group in self.scope.groups},
         }
 
     def load(self, saved: dict[str, Any], tensors: dict[str, Tensor], started: set[str]) -> None:
         """Goes on from a saved state; ``started`` names the factors that trained when the run began."""
         unknown = [name for name in saved["watched"] if name not in self.handles]
         if unknown:
-            raise TapertuneError(f"the saved run watched {unknown[0]!r}, which this model's adapter does not have")
+            raise TapertuneError(f"the saved run scored {unknown[0]!r}, which this model's adapter does not have")
         # the model may have been frozen and pruned when it was loaded, so how it started is known from the saved state
         sizes = saved.get("sizes", {})
-        scene = self.plan.policy.scene(self.handles, started)
-        groups = tuple(dataclasses.replace(g, size=sizes.get(g.gate, g.size)) for g in scene.groups)
-        self.scene = dataclasses.replace(scene, watched=tuple(saved["watched"]), groups=groups, total=saved["total"])
+        scope = self.plan.policy.scope(self.handles, started)
+        groups = tuple(dataclasses.replace(g, size=sizes.get(g.gate, g.size)) for g in scope.groups)
+        self.scope = dataclasses.replace(scope, scored=tuple(saved["watched"]), groups=groups, total=saved["total"])
         self.gates = Gates(self.handles, groups)
         self.frozen = {name: int(step) for name, step in saved["frozen"].items()}
         self.compacted, self.ranks = saved["compacted"], dict(saved["ranks"])

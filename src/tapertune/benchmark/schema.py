@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ..errors import TapertuneError
-from ..runfile.record import Git, Hardware, read_json, validated, write_json
+from ..files import read_json, write_json
+from ..runfile.record import Git, Hardware, validated
 from .setting import Setting
 
 VERSION = 1
@@ -168,8 +169,4 @@ def write_speed(path: Path, file: SpeedFile) -> None:
     Raises:
         TapertuneError: it cannot be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, file.model_dump(mode="json"))
-    except OSError as error:
-        raise TapertuneError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    write_json(path, file.model_dump(mode="json"), parents=True)

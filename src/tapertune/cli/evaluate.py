@@ -51,7 +51,7 @@ def evaluate(
 
 
 def _write(out: Path, task: str, scores: dict[str, Measured]) -> None:
-    from ..runfile.record import write_json
+    from ..files import write_json
 
     splits: dict[str, Any] = {
         name: {"metrics": measured.metrics, "score": measured.score.model_dump(mode="json")}

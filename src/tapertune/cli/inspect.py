@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ..errors import TapertuneError
+from ..files import read_json_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OURS = "TAPERTUNE_"
@@ -82,7 +83,7 @@ def describe_adapter(folder: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise TapertuneError(f"no adapter folder {str(folder)!r}")
-    config = _read_json(folder / CONFIG)
+    config = read_json_object(folder / CONFIG)
     if "peft_type" not in config:
         raise TapertuneError(f"{folder / CONFIG} names no peft_type: not an adapter's config")
     version = config.get("schema_version", SCHEMA_VERSION)
@@ -90,18 +91,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         reads = f"this tapertune reads up to {SCHEMA_VERSION}"
         raise TapertuneError(f"{folder / CONFIG}: adapter schema {version}; {reads}")
     return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TapertuneError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise TapertuneError(f"{path} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise TapertuneError(f"{path} holds no JSON object")
-    return value
 
 
 def _read_header(path: Path, prefixes: Iterable[str]) -> list[Entry]:
@@ -162,7 +151,7 @@ def _versions(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Library versions that the run recorded (in the folder above for a checkpoint), else what the config says."""
     for place in (folder, folder.parent):
         if (place / "run.json").is_file():
-            return dict(_read_json(place / "run.json").get("versions") or {})
+            return dict(read_json_object(place / "run.json").get("versions") or {})
     return {"peft": config["peft_version"]} if config.get("peft_version") else {}
 
 

@@ -18,6 +18,9 @@ from typing import Any
 
 import psutil
 
+from ..errors import TapertuneError
+from ..files import read_json_object
+
 STALE = 900.0  # seconds
 _CLOCK = 5.0  # seconds
 TOUCH = 60.0  # seconds between two signs of life
@@ -105,10 +108,9 @@ class Claims:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except TapertuneError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _age(path: Path) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
+from ..files import write_bytes
 from .engine import Outcome
 from .jobs import Job
 
@@ -106,8 +107,6 @@ def _make(job: Job, scratch: Path, names: list[str], *rows: bytes) -> tuple[dict
     for name, content in zip(names, rows, strict=True):
         file = place / f"{name}.jsonl"
         if not file.is_file() or file.stat().st_size != len(content):
-            temporary = file.with_name(f"{file.name}.tmp{os.getpid()}")
-            temporary.write_bytes(content)
-            os.replace(temporary, file)
+            write_bytes(file, content)
         files[name] = str(file)
     return perform(dataclasses.replace(job, files=files), scratch)

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..files import write_text
 from ..report.data import load_run
 from ..report.drawing import Chart
-from ..report.files import write_text
 from ..report.grid_page import Section, grid_html, grid_markdown, write_pictures
 from ..report.maps import heatmap_charts
 from ..report.numbers import count, duration, size

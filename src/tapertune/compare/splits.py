@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
+from ..files import write_text
 from ..tasks import Task
 from ..tasks import data as data_of
 from ..tasks.files import Row, Table, open_table
@@ -160,9 +160,7 @@ def _written(name: str, folder: Path, parts: dict[str, list[Row]], notes: tuple[
     files = {split: place / f"{split}.jsonl" for split in texts}
     for split, text in texts.items():
         if not files[split].is_file() or files[split].stat().st_size != len(text.encode()):
-            temporary = files[split].with_name(f"{files[split].name}.tmp{os.getpid()}")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, files[split])
+            write_text(files[split], text)
     return Splits(files=files, counts={s: len(rows) for s, rows in parts.items()}, digests=digests, notes=notes)
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
+from ..files import read_json, write_bytes
 from ..runfile import environment
-from ..runfile.record import read_json, validated
+from ..runfile.record import validated
 from .claims import Claims
 from .jobs import Comparison
 from .record import VERSION, RunRecord
@@ -64,8 +64,8 @@ class Store:
             raise TapertuneError(f"cannot write {str(self.folder)!r}: {error.strerror or error}") from error
         ignored = self.folder / ".gitignore"
         if not ignored.is_file():
-            write_whole(ignored, b"claims/\n*.tmp*\n")
-        write_whole(path, _text(mine))
+            write_bytes(ignored, b"claims/\n*.tmp*\n", parents=True)
+        write_bytes(path, _text(mine), parents=True)
 
     def records(self) -> dict[str, RunRecord]:
         """All records by digest; files that are known already are not read again.
@@ -86,14 +86,14 @@ class Store:
         """Keeps a run's record, and its events beside it."""
         digest = record["digest"]
         if events is not None:
-            write_whole(self.folder / "events" / f"{digest}.jsonl.gz", gzip.compress(events, mtime=0))
-        write_whole(self.folder / "runs" / f"{digest}.json", _text(record, indent=None))
+            write_bytes(self.folder / "events" / f"{digest}.jsonl.gz", gzip.compress(events, mtime=0), parents=True)
+        write_bytes(self.folder / "runs" / f"{digest}.json", _text(record, indent=None), parents=True)
         with suppress(FileNotFoundError):
             (self.folder / "failures" / f"{digest}.json").unlink()
 
     def note_failure(self, digest: str, label: str, reason: str) -> None:
         """Keeps why a run failed. It is tried again when the grid is run again."""
-        write_whole(self.folder / "failures" / f"{digest}.json", _text({"run": label, "reason": reason}))
+        write_bytes(self.folder / "failures" / f"{digest}.json", _text({"run": label, "reason": reason}), parents=True)
 
     def events(self, digest: str) -> Path | None:
         """The file with a run's events, where they were kept."""
@@ -171,23 +171,3 @@ def _record(path: Path) -> RunRecord:
 
 def _text(data: Any, indent: int | None = 2) -> bytes:
     return (json.dumps(data, indent=indent, allow_nan=False) + "\n").encode()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, also when the machine stops.
-
-    Raises:
-        TapertuneError: it cannot be written there.
-    """
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise TapertuneError(f"cannot write {str(path)!r}: {error.strerror or error}") from error

@@ -181,7 +181,7 @@ def _adapted(settings: RunSettings, base: Any, head: list[str], shape: Shape) ->
     training = [h for h in handles if h.parameter.requires_grad]
     plans = tuple(config.resolved_plans())
     for plan in plans:
-        plan.policy.check(plan.policy.scene({h.name: h for h in handles}, {h.name for h in training}))
+        plan.policy.check(plan.policy.scope({h.name: h for h in handles}, {h.name for h in training}))
     layers = {module: layer for group in adapted_layers(model.train()) for module, layer in group.items()}
     return dataclasses.replace(
         shape,

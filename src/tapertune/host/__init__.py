@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..adapt import unfollowed
+from ..adapt import missing_controller
 from .config import ChainConfig, config_class, make_config
 from .handles import FactorHandle, adapter_handles
 from .layer import ChainLayer, layer_class
@@ -12,7 +12,7 @@ from .registration import register
 from .search import adapted_parts, find_config
 
 register()
-unfollowed.install()
+missing_controller.install()
 
 __all__ = [
     "ChainConfig",

@@ -15,7 +15,7 @@ from peft.utils.quantization_utils import quantization_extra_repr
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..adapt.unfollowed import expects_a_controller
+from ..adapt.missing_controller import expects_a_controller
 from ..errors import TapertuneError
 from ..kernels import (
     FUSED_KERNELS,

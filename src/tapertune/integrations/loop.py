@@ -74,7 +74,7 @@ def build_controller(
         other_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in inside),
         distributed=_world_size() > 1 or any(is_sharded(handle.parameter) for handle in handles),
     )
-    lowest = {r.scene.bundles[0][0] for r in controller.runners if isinstance(r.plan.policy, BottomUp)}
+    lowest = {r.scope.freeze_groups[0][0] for r in controller.runners if isinstance(r.plan.policy, BottomUp)}
     for handle in handles:
         if handle.name in lowest:
             handle.expect_input_without_gradient()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ..adapt import Controller
 from ..errors import TapertuneError
-from ..permissions import usual_permissions
+from ..files import whole_file
 
 STATE_FILE = "tapertune_state.safetensors"
 
@@ -20,11 +20,9 @@ def save_state(controller: Controller, folder: str | os.PathLike[str]) -> Path:
     """Writes the controller's state into a folder, whole or not at all."""
     state = controller.state_dict()
     path = Path(folder) / STATE_FILE
-    temporary = path.with_name(path.name + ".tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state["tensors"].items()}
-    save_file(tensors, temporary, metadata={"tapertune": json.dumps(state["json"], sort_keys=True)})
-    usual_permissions(temporary.parent, temporary.name)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"tapertune": json.dumps(state["json"], sort_keys=True)})
     return path
 
 

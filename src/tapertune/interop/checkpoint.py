@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TapertuneError, bad_value
-from .folder import check_plain, read_json
+from .folder import check_plain, read_foreign_json
 from .names import find_names
 from .tensors import open_safetensors
 
@@ -88,7 +88,7 @@ def open_checkpoint(base: str | Path) -> Checkpoint:
         TapertuneError: no such model, no safetensors weights, or a damaged file.
     """
     folder = _resolve(base)
-    config = read_json(folder / "config.json")
+    config = read_foreign_json(folder / "config.json")
     if (folder / SINGLE).is_file():
         files = [SINGLE]
     elif (folder / INDEX).is_file():
@@ -201,7 +201,7 @@ def _shard_names(folder: Path) -> list[str]:
         TapertuneError: it is no index, or names something else than files of the same folder.
     """
     index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_foreign_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise bad_value(f"{index}: weight_map", weight_map, "an object of tensors' names with their files")
     names: set[str] = set()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TapertuneError, nearest
+from ..files import check_free, whole_folder, write_json, write_text
 from ..host import ChainLayer, adapted_parts
 from ..host.naming import ROOT
 from .card import export_card
@@ -22,7 +23,6 @@ from .checkpoint import base_input_widths
 from .comparison import compare_logits
 from .completion import complete, target_names, unfused
 from .exports import ExportForm, ExportReport, ModuleExport
-from .folder import check_free, new_folder, write_json
 from .saved import CONFIG, WEIGHTS, SavedAdapter, check, read_adapter, read_config
 from .servers import RAGGED, saved_beside_note, vllm_rank
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
@@ -177,7 +177,7 @@ def _export(
     if adapter.extras:
         contents.notes.append(saved_beside_note(sorted(adapter.extras)))
     config = _config(adapter, contents, rank, shapes)
-    with new_folder(out) as folder:
+    with whole_folder(out) as folder:
         _write(folder, adapter, contents, config)
         lossless = linear and not contents.cut
         comparison = None
@@ -196,7 +196,7 @@ def _export(
             comparison=comparison,
             out=out,
         )
-        (folder / "README.md").write_text(export_card(report, contents.base, config), encoding="utf-8")
+        write_text(folder / "README.md", export_card(report, contents.base, config))
     return report
 
 

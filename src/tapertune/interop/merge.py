@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TapertuneError
+from ..files import check_free, whole_folder, write_json
 from .checkpoint import (
     FLOATS,
     INDEX,
@@ -27,7 +28,7 @@ from .checkpoint import (
     write_shard,
     write_tensor,
 )
-from .folder import check_free, check_inside, new_folder, write_json
+from .folder import check_inside
 from .merged_config import describe
 from .placement import Job, place
 from .saved import SavedAdapter, read_adapter
@@ -71,7 +72,7 @@ def merge(base: str | Path, adapter_dir: str | Path, out: str | Path) -> MergeRe
     adapter = read_adapter(adapter_dir, base_input_widths(checkpoint.folder))
     job = place(checkpoint, adapter, str(base))
     describe(job, adapter, adapter_dir)
-    with new_folder(out) as folder:
+    with whole_folder(out) as folder:
         _write(checkpoint, adapter, job, folder)
     return MergeReport(
         method=adapter.config.method,
@@ -108,7 +109,7 @@ def _write(checkpoint: Checkpoint, adapter: SavedAdapter, job: Job, folder: Path
     for path in _side_files(checkpoint.folder):
         shutil.copyfile(path, folder / path.name)
     if job.config != checkpoint.config:
-        write_json(folder / "config.json", job.config)
+        write_json(folder / "config.json", job.config, allow_nan=True)  # some models have infinite settings
 
 
 def _side_files(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .folder import read_json
+from .folder import read_foreign_json
 from .placement import Job
 from .saved import SavedAdapter
 
@@ -43,7 +43,7 @@ def describe(job: Job, adapter: SavedAdapter, folder: Path) -> None:
 def _labels(folder: Path) -> list[str]:
     if not (folder / TASK_FILE).exists():
         return []
-    labels = read_json(folder / TASK_FILE).get("labels")
+    labels = read_foreign_json(folder / TASK_FILE).get("labels")
     return [str(label) for label in labels] if isinstance(labels, list) else []
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapt.plan import present_names
 from ..errors import TapertuneError
 from ..host import ChainConfig, config_class, make_config
 from ..host.holders import shared_weights
 from ..host.naming import ROOT
 from ..methods import METHODS, Diagonal, Factor, Matrix, Update
 from .fields import check_type
-from .folder import read_json
+from .folder import read_foreign_json
 from .tensors import read_safetensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -121,7 +122,7 @@ def read_config(folder: Path) -> ChainConfig:
     if not folder.is_dir():
         raise TapertuneError(f"no adapter folder {str(folder)!r}")
     path = folder / CONFIG
-    values = read_json(path)
+    values = read_foreign_json(path)
     peft_type = str(values.pop("peft_type", None))
     name = peft_type.removeprefix(OURS).lower()
     if not peft_type.startswith(OURS) or name not in METHODS:
@@ -133,6 +134,8 @@ def read_config(folder: Path) -> ChainConfig:
     known = {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values}
     for field_name, value in known.items():
         check_type(path, field_name, value, hints[field_name])
+    if "plan" in known:  # nobody is to mend what an earlier version wrote
+        known["plan"] = present_names(known["plan"])
     for field_name in sorted(set(values) - set(known)):
         warnings.warn(f"{path}: unknown field {field_name!r} is left out; a newer tapertune may know it", stacklevel=2)
     try:

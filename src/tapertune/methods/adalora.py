@@ -14,37 +14,35 @@ from typing import Any
 from ..errors import bad_value
 from .base import Chain, Diagonal, Matrix, Method
 from .init import normal, zeros
-from .settings import check_choice, check_number, check_positive, check_probability, check_rank, setting
+from .settings import Settings, dropout_setting, finite, one_of, positive, positive_int, setting
 
 ORTH_FORMS = ("squared_sum", "norm_mean")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetSettings:
+class BudgetSettings(Settings):
     """What methods with a rank budget share; durations are steps, or fractions of the run."""
 
-    init_r: int = setting(12, "rank of every module at the start")
+    init_r: int = setting(12, "rank of every module at the start", positive_int)
     target_r: int | None = setting(None, "mean rank at the end; None for two thirds of init_r")
-    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / (init_r + 1e-5)")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
+    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / (init_r + 1e-5)", positive)
+    dropout: float = dropout_setting()
     tinit: float = setting(0.1, "warm-up before the budget falls: steps, or a fraction of the run")
     tfinal: float = setting(0.3, "final phase with the budget reached: steps, or a fraction of the run")
     deltaT: int = setting(10, "steps between two decisions")
     beta1: float = setting(0.85, "memory of the mean importance")
     beta2: float = setting(0.85, "memory of the importance's deviation")
-    orth_reg_weight: float = setting(0.1, "weight of the orthogonality penalty; 0 for none")
-    orth_form: str = setting("squared_sum", "penalty: squared_sum (paper) or norm_mean (released code)")
+    orth_reg_weight: float = setting(0.1, "weight of the orthogonality penalty; 0 for none", finite)
+    orth_form: str = setting(
+        "squared_sum", "penalty: squared_sum (paper) or norm_mean (released code)", one_of(ORTH_FORMS)
+    )
 
     def __post_init__(self) -> None:
-        check_rank("init_r", self.init_r)
+        super().__post_init__()
         if self.target_r is not None:
-            check_rank("target_r", self.target_r)
+            positive_int("target_r", self.target_r)
             if self.target_r >= self.init_r:
                 raise bad_value("target_r", self.target_r, f"less than init_r, which is {self.init_r}")
-        check_positive("lora_alpha", self.lora_alpha)
-        check_probability("dropout", self.dropout)
-        check_number("orth_reg_weight", self.orth_reg_weight)
-        check_choice("orth_form", self.orth_form, ORTH_FORMS)
 
 
 def chain(settings: BudgetSettings) -> Chain:

@@ -14,30 +14,25 @@ from typing import Any
 
 from .base import Chain, Diagonal, Matrix, Method
 from .init import constant, kaiming_uniform, zeros
-from .settings import check_choice, check_number, check_positive, check_probability, check_rank, setting
+from .settings import LowRankSettings, finite, one_of, positive, positive_int, setting
 
 SCALINGS = ("none", "alpha/r", "alpha/sqrt(r)")
 SCOPES = ("ffn", "attention", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AFLoraSettings:
-    r: int = setting(4, "rank of the update")
-    lora_alpha: float = setting(8, "numerator of the scaling, unless scaling is none")
-    scaling: str = setting("none", "factor on the update: none (paper, GLUE), alpha/r (GSM8K) or alpha/sqrt(r)")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
-    d_initial: float = setting(0.1, "initial value of the vector d between A and B")
-    projection_scope: str = setting(
-        "ffn", "modules whose A and B train until frozen: ffn, attention or all; elsewhere only the vectors train"
+class AFLoraSettings(LowRankSettings):
+    r: int = setting(4, "rank of the update", positive_int)
+    lora_alpha: float = setting(8, "numerator of the scaling, unless scaling is none", positive)
+    scaling: str = setting(
+        "none", "factor on the update: none (paper, GLUE), alpha/r (GSM8K) or alpha/sqrt(r)", one_of(SCALINGS)
     )
-
-    def __post_init__(self) -> None:
-        check_rank("r", self.r)
-        check_positive("lora_alpha", self.lora_alpha)
-        check_choice("scaling", self.scaling, SCALINGS)
-        check_probability("dropout", self.dropout)
-        check_number("d_initial", self.d_initial)
-        check_choice("projection_scope", self.projection_scope, SCOPES)
+    d_initial: float = setting(0.1, "initial value of the vector d between A and B", finite)
+    projection_scope: str = setting(
+        "ffn",
+        "modules whose A and B train until frozen: ffn, attention or all; elsewhere only the vectors train",
+        one_of(SCOPES),
+    )
 
 
 def chain(settings: AFLoraSettings) -> Chain:
@@ -76,4 +71,5 @@ AFLORA = Method(
     scaling=scaling,
     trains=trains,
     plan=plan,
+    learning_rate=1e-2,
 )

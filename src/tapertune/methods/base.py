@@ -258,6 +258,7 @@ class Method:
         scaling: settings -> the factor on the update.
         trains: (settings, factor name, kind of module: ``attention``, ``ffn`` or ``other``) -> may it train.
         plan: settings -> the default adaptation plan as a dictionary, or None.
+        learning_rate: of the command's runs whose files name none.
     """
 
     name: str
@@ -270,6 +271,7 @@ class Method:
     rank: str = "r"
     trains: Callable[[Any, str, str], bool] = _always
     plan: Callable[[Any], dict[str, Any] | None] = _no_plan
+    learning_rate: float = 1e-3
 
     @property
     def config_name(self) -> str:

@@ -9,27 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import bad_value
 from .base import Chain, Diagonal, Matrix, Method
 from .init import constant, kaiming_uniform, zeros
-from .settings import check_number, check_probability, check_rank, setting
+from .settings import Settings, dropout_setting, finite, natural_int, positive_int, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class EloraSettings:
-    r: int = setting(256, "rank of the random projections")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
-    d_initial: float = setting(0.1, "initial value of the vector d between A and B")
+class EloraSettings(Settings):
+    r: int = setting(256, "rank of the random projections", positive_int)
+    dropout: float = dropout_setting()
+    d_initial: float = setting(0.1, "initial value of the vector d between A and B", finite)
     shared: bool = setting(True, "one pair of projections for all modules, rather than one for each")
-    projection_prng_key: int = setting(0, "seed of the shared projections")
+    projection_prng_key: int = setting(0, "seed of the shared projections", natural_int)
     save_projection: bool = setting(True, "save the shared projections, rather than draw them again on loading")
-
-    def __post_init__(self) -> None:
-        check_rank("r", self.r)
-        check_probability("dropout", self.dropout)
-        check_number("d_initial", self.d_initial)
-        if not isinstance(self.projection_prng_key, int) or self.projection_prng_key < 0:
-            raise bad_value("projection_prng_key", self.projection_prng_key, "a whole number, zero or more")
 
 
 def chain(settings: EloraSettings) -> Chain:

@@ -6,19 +6,12 @@ from dataclasses import dataclass
 
 from .base import Chain, Matrix, Method
 from .init import linear_default, zeros
-from .settings import check_positive, check_probability, check_rank, setting
+from .settings import LowRankSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    r: int = setting(8, "rank of the update")
-    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
-
-    def __post_init__(self) -> None:
-        check_rank("r", self.r)
-        check_positive("lora_alpha", self.lora_alpha)
-        check_probability("dropout", self.dropout)
+class LoraSettings(LowRankSettings):
+    """No others."""
 
 
 def chain(settings: LoraSettings) -> Chain:

@@ -14,19 +14,15 @@ from typing import Any
 from .adalora import BudgetSettings, budget_plan, scaling
 from .base import Chain, Diagonal, Matrix, Method
 from .init import normal, zeros
-from .settings import check_rank, setting
+from .settings import positive_int, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora2Settings(BudgetSettings):
-    init_r: int = setting(8, "rank of every module at the start")
-    k: int = setting(8, "inner width of the two planes (released code: 8, fixed)")
+    init_r: int = setting(8, "rank of every module at the start", positive_int)
+    k: int = setting(8, "inner width of the two planes (released code: 8, fixed)", positive_int)
     orth_planes: bool = setting(True, "keep the matrices of each plane orthonormal")
     orth_cross: bool = setting(True, "keep the composed singular vectors orthonormal")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_rank("k", self.k)
 
 
 def chain(settings: Lora2Settings) -> Chain:

@@ -18,7 +18,7 @@ from torch import Tensor
 from .base import Matrix, Method
 from .init import linear_default, zeros
 from .mapped import Map, MappedChain, Offset
-from .settings import check_choice, check_number, check_positive, check_probability, check_rank, setting
+from .settings import LowRankSettings, finite, one_of, positive_int, setting
 
 Activation = Callable[[Tensor, float, float], Tensor]
 
@@ -54,26 +54,19 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoranSettings:
-    r: int = setting(64, "rank of the product under the map")
-    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
-    activation: str = setting("sinter", "the map: " + ", ".join(sorted(ACTIVATIONS)))
-    amplitude: float = setting(5e-5, "A of Sinter")
-    omega: float = setting(1e4, "omega of Sinter; omega times x is evaluated in float32 or wider")
+class LoranSettings(LowRankSettings):
+    r: int = setting(64, "rank of the product under the map", positive_int)
+    activation: str = setting("sinter", "the map: " + ", ".join(sorted(ACTIVATIONS)), one_of(sorted(ACTIVATIONS)))
+    amplitude: float = setting(5e-5, "A of Sinter", finite)
+    omega: float = setting(1e4, "omega of Sinter; omega times x is evaluated in float32 or wider", finite)
     p_sizes: tuple[int, ...] | list[int] = setting((), "inner widths before each further matrix P; none for no P")
     offsets: bool = setting(False, "add a trained row after each map")
     center: bool = setting(True, "use f(x) - f(0), so that the start is the base model")
 
     def __post_init__(self) -> None:
-        check_rank("r", self.r)
-        check_positive("lora_alpha", self.lora_alpha)
-        check_probability("dropout", self.dropout)
-        check_choice("activation", self.activation, sorted(ACTIVATIONS))
-        check_number("amplitude", self.amplitude)
-        check_number("omega", self.omega)
+        super().__post_init__()
         for i, size in enumerate(self.p_sizes):
-            check_rank(f"p_sizes[{i}]", size)
+            positive_int(f"p_sizes[{i}]", size)
 
 
 def chain(settings: LoranSettings) -> MappedChain:

@@ -1,43 +1,99 @@
-"""What methods' settings share: fields with help, and checks that name the field."""
+"""What methods' settings share: fields with help and a check, and checks that name the field."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import bad_value, unknown
 
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with a default and its one-line documentation, from which configs and command help are made."""
-    return dataclasses.field(default=default, metadata={"help": help})
+Check = Callable[[str, Any], None]
+"""Called with a field's name and value; raises TapertuneError for a value that it may not have."""
 
 
-def check_rank(field: str, value: Any) -> None:
+def positive_int(field: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise bad_value(field, value, "a positive whole number")
 
 
-def check_positive(field: str, value: Any) -> None:
+def natural_int(field: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise bad_value(field, value, "a whole number, zero or more")
+
+
+def positive(field: str, value: Any) -> None:
     if not _is_number(value) or not 0 < value < float("inf"):
         raise bad_value(field, value, "a positive number")
 
 
-def check_number(field: str, value: Any) -> None:
+def finite(field: str, value: Any) -> None:
     if not _is_number(value) or not abs(value) < float("inf"):
         raise bad_value(field, value, "a finite number")
 
 
-def check_probability(field: str, value: Any) -> None:
+def not_negative(field: str, value: Any) -> None:
+    finite(field, value)
+    if value < 0:
+        raise bad_value(field, value, "zero or positive")
+
+
+def probability(field: str, value: Any) -> None:
     if not _is_number(value) or not 0 <= value < 1:
         raise bad_value(field, value, "a number from 0 up to, but not including, 1")
 
 
-def check_choice(field: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise unknown(field, value, allowed)
+def one_of(names: Sequence[str]) -> Check:
+    """A check that allows these names; its error suggests the nearest."""
+
+    def check(field: str, value: Any) -> None:
+        if value not in names:
+            raise unknown(field, value, names)
+
+    return check
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def setting(default: Any, help: str, check: Check | None = None) -> Any:
+    """A dataclass field, from which configs and the command's help are made.
+
+    Args:
+        default: its default.
+        help: its documentation, in one line.
+        check: of its value, where its type alone does not say what is allowed.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "check": check})
+
+
+def dropout_setting() -> Any:
+    """The field ``dropout``, which every method has."""
+    text = "probability of dropping an element of the adapter's input, to the nearest 1/128"
+    return setting(0.0, text, probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a method, which check themselves.
+
+    Raises:
+        TapertuneError: a field has a value that its check refuses.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check = field.metadata.get("check")
+            if check is not None:
+                check(field.name, getattr(self, field.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankSettings(Settings):
+    """What most methods have."""
+
+    r: int = setting(8, "rank of the update", positive_int)
+    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r", positive)
+    dropout: float = dropout_setting()

@@ -11,33 +11,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import bad_value
 from .base import Chain, Diagonal, Matrix, Method
 from .init import linear_default, normal, zeros
-from .settings import check_choice, check_number, check_positive, check_probability, check_rank, setting
+from .settings import LowRankSettings, not_negative, one_of, positive_int, setting
 
 FORMS = ("soft", "released")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoraSettings:
-    r: int = setting(8, "rank of the update before gates close")
-    lora_alpha: float = setting(16, "the update is scaled by lora_alpha / r")
-    dropout: float = setting(0.0, "probability of dropping an element of the adapter's input, to the nearest 1/128")
-    threshold: float = setting(3e-4, "amount taken off every gate after each step (xi of the released code)")
-    threshold_form: str = setting("soft", "soft, or released for that code's assignments")
+class SoraSettings(LowRankSettings):
+    r: int = setting(8, "rank of the update before gates close", positive_int)
+    threshold: float = setting(
+        3e-4, "amount taken off every gate after each step (xi of the released code)", not_negative
+    )
+    threshold_form: str = setting("soft", "soft, or released for that code's assignments", one_of(FORMS))
     threshold_times_lr: bool = setting(False, "multiply the threshold by the learning rate, as the paper writes it")
-    sparse_lambda: float = setting(0.0, "weight of the mean |g|, added as a gradient (released code: up to 10)")
-
-    def __post_init__(self) -> None:
-        check_rank("r", self.r)
-        check_positive("lora_alpha", self.lora_alpha)
-        check_probability("dropout", self.dropout)
-        check_choice("threshold_form", self.threshold_form, FORMS)
-        for name in ("threshold", "sparse_lambda"):
-            check_number(name, getattr(self, name))
-            if getattr(self, name) < 0:
-                raise bad_value(name, getattr(self, name), "zero or positive")
+    sparse_lambda: float = setting(
+        0.0, "weight of the mean |g|, added as a gradient (released code: up to 10)", not_negative
+    )
 
 
 def chain(settings: SoraSettings) -> Chain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..errors import TapertuneError
 from ..events import Event, read_events
+from ..files import read_json
 from ..redaction import hide_secrets
 from .curves import (
     Curve,
@@ -177,13 +177,9 @@ def _only_start(events: Sequence[Event]) -> Event:
 
 
 def _read_record(path: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or error
-        raise TapertuneError(f"cannot read {str(path)!r}: {reason}. Is this the folder of a run?") from error
-    except ValueError as error:
-        raise TapertuneError(f"{path}: not JSON ({error})") from error
+    if not path.is_file():
+        raise TapertuneError(f"cannot read {str(path)!r}: No such file. Is this the folder of a run?")
+    record = read_json(path)
     version = record.get("schema_version") if isinstance(record, dict) else None
     if isinstance(version, bool) or not isinstance(version, int):
         raise TapertuneError(f"{path}: no schema_version, so this is not the record of a tapertune run")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TapertuneError, unknown
+from ..files import whole_file
 from .colours import blues, ink
 from .data import RunData, RunPath
-from .files import write_whole
 from .heatmap import Grid, Heatmap, short_label
 from .numbers import count
 from .svg import nice_ticks
@@ -180,8 +180,6 @@ def _save(figure: Figure, path: RunPath) -> Path:
     # Without dates and random identifiers, the same run gives the same file.
     undated = {".png": None, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[suffix]
 
-    def write(temporary: Path) -> None:
-        with matplotlib.rc_context({"svg.hashsalt": "tapertune"}):
-            figure.savefig(temporary, format=suffix[1:], metadata=undated)
-
-    return write_whole(path, write)
+    with whole_file(path, parents=True) as temporary, matplotlib.rc_context({"svg.hashsalt": "tapertune"}):
+        figure.savefig(temporary, format=suffix[1:], metadata=undated)
+    return Path(path)

@@ -10,8 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..files import write_text
 from .drawing import Chart
-from .files import write_text
 from .svg import tag
 
 _COLOURS = ("#1f6fc4", "#c2570c", "#12805c", "#9135a8", "#c02d4e", "#6c6a00", "#0b7d93", "#5a6472")

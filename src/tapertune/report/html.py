@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..files import write_text
 from .cards import headline
 from .charts import charts
 from .data import RunData, RunPath, load_runs
-from .files import write_text
 from .maps import heatmap_charts
 from .tables import comparison_cells, environment, run_labels, settings, subtitle
 
@@ -26,7 +26,7 @@ def write_html(paths: RunPath | Sequence[RunPath], out: RunPath) -> Path:
     Raises:
         TapertuneError: a run cannot be read, or the file not be written.
     """
-    return write_text(out, render_html(load_runs(paths)))
+    return write_text(out, render_html(load_runs(paths)), parents=True)
 
 
 def render_html(runs: Sequence[RunData]) -> str:

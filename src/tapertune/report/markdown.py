@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..files import write_text
 from .cards import headline
 from .charts import loss_chart, parameter_chart, rank_chart, score_chart
 from .data import RunData, RunPath, load_runs
 from .drawing import Chart
-from .files import write_text
 from .maps import heatmap_charts
 from .tables import comparison_rows, environment, run_labels, settings, subtitle
 
@@ -27,7 +27,7 @@ def write_markdown(paths: RunPath | Sequence[RunPath], out: RunPath) -> Path:
     Raises:
         TapertuneError: a run cannot be read, or the file not be written.
     """
-    return write_text(out, render_markdown(load_runs(paths)))
+    return write_text(out, render_markdown(load_runs(paths)), parents=True)
 
 
 def render_markdown(runs: Sequence[RunData]) -> str:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import TapertuneError, bad_value, nearest
 from ..redaction import HIDDEN, is_secret
 
-DEFAULT_LEARNING_RATE = {"aflora": 1e-2, "full": 1e-4}
+_BASELINE_RATES = {"full": 1e-4, "head": 1e-3}
 _LEAST = {
     "learning_rate": 0, "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
@@ -26,9 +26,15 @@ _OURS = {
 
 
 def training_defaults(method: str) -> dict[str, Any]:
-    """What is used where a run file says nothing."""
+    """What is used where a run file says nothing.
+
+    Args:
+        method: name of a method, or of a baseline.
+    """
+    from ..methods import get_method
+
     return {
-        "learning_rate": DEFAULT_LEARNING_RATE.get(method, 1e-3),
+        "learning_rate": _BASELINE_RATES[method] if method in _BASELINE_RATES else get_method(method).learning_rate,
         "warmup_steps": 0.06,
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import TapertuneError
+from ..files import read_json, write_json
 
 VERSION = 1
 FILE = "run.json"
@@ -127,19 +126,6 @@ def read_record(folder: Path) -> Record:
     return validated(Record, data, path)
 
 
-def read_json(path: Path) -> Any:
-    """
-    Raises:
-        TapertuneError: there is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise TapertuneError(f"{path}: not JSON: {error}") from error
-
-
 def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
     """What a file holds, as a model of that kind.
 
@@ -152,13 +138,6 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise TapertuneError(f"{path}: {field}: {first['msg']}") from error
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON, whole or not at all. NaN and infinity, which are not JSON, are refused."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _unset(record: Record) -> set[str]:

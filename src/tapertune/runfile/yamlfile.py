@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..errors import TapertuneError
+from ..files import read_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,13 +66,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         TapertuneError: the file cannot be read, or does not hold a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise TapertuneError(f"{path}: not UTF-8 text") from error
-    value = parse(text, str(path))
+    value = parse(read_text(path), str(path))
     if not isinstance(value, dict):
         raise TapertuneError(f"{path}: it must hold settings, such as 'model: minilm'")
     return value

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
 from .base import Task
 from .encode import encode
 from .kinds import Encoded, Example
@@ -88,12 +88,5 @@ def _write(path: Path, encoded: Encoded) -> None:
     rows = [{**row, _OWNER: owner} for row, owner in zip(encoded.rows, encoded.owners, strict=True)]
     counts = json.dumps({name: getattr(encoded, name) for name in _COUNTED})
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({_COUNTS: counts.encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(descriptor)
-    try:
+    with whole_file(path, parents=True) as temporary:
         pyarrow.parquet.write_table(table, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from ..errors import bad_value, unknown
-from .answers import is_right
 from .base import Task
 from .prompts import CUTS, FORMATS, Cut, Format
+from .text_metrics import TEXT_METRICS
 
 KINDS = ("causal_lm", "seq2seq")
 
@@ -138,37 +138,6 @@ class GenerationTask(Task):
     @property
     def prompt_cut(self) -> Cut:
         return self.cut or ("middle" if self.kind == "causal_lm" else "end")
-
-
-TextMetric = Callable[[str, str], float]
-
-
-def answer_accuracy(output: str, reference: str) -> float:
-    """1 where the output ends up with the reference's number."""
-    return float(is_right(output, reference))
-
-
-def exact_match(output: str, reference: str) -> float:
-    """1 where the texts are the same but for case and white space."""
-    return float(" ".join(output.lower().split()) == " ".join(reference.lower().split()))
-
-
-def _rouge(name: str) -> TextMetric:
-    def f_measure(output: str, reference: str) -> float:
-        from .summarisation import rouge
-
-        return rouge(output, reference)[name]
-
-    f_measure.__doc__ = f"F-measure of {name}, words stemmed."
-    return f_measure
-
-
-# Each is a row's value; a split's is their mean.
-TEXT_METRICS: dict[str, TextMetric] = {
-    "answer_accuracy": answer_accuracy,
-    "exact_match": exact_match,
-    **{name: _rouge(name) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
-}
 
 
 def prompt_completion(

@@ -6,14 +6,12 @@ import base64
 import csv
 import datetime
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import TapertuneError
+from ..files import whole_file
 from .fields import Row
 
 ENDINGS = (".jsonl", ".csv", ".tsv")
@@ -31,19 +29,8 @@ def written_rows(out: Path, columns: Sequence[str]) -> Iterator[Write]:
     Raises:
         TapertuneError: it cannot be written.
     """
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".tmp")
-    except OSError as error:
-        raise TapertuneError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            yield _json_rows(file) if out.name.endswith(".jsonl") else _csv_rows(file, columns, out.name)
-        os.chmod(temporary, 0o666 & ~_umask())  # a temporary file is its owner's alone
-        os.replace(temporary, out)
-    except OSError as error:
-        raise TapertuneError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield _json_rows(file) if out.name.endswith(".jsonl") else _csv_rows(file, columns, out.name)
 
 
 def plain(value: Any) -> Any:
@@ -81,9 +68,3 @@ def _cell(value: Any) -> str:
         return value or ""
     found = json.dumps(value, ensure_ascii=False, default=plain)
     return json.loads(found) if found.startswith('"') else found  # text stands for itself
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,13 +6,9 @@ They run with encoder-decoders (``kind: seq2seq``, the default, as in the papers
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
-from typing import Any
-
 from .generation import Decoding, GenerationTask
 
 _METRICS = ("rouge1", "rouge2", "rougeL")
-_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 SUMMARISATION = (
     GenerationTask(
@@ -58,21 +54,3 @@ SUMMARISATION = (
         decoding=Decoding(num_beams=4, max_new_tokens=96),
     ),
 )
-
-
-@lru_cache(maxsize=8192)
-def rouge(output: str, reference: str) -> dict[str, float]:
-    """F-measures of an output by rouge-score, words stemmed; from 0 to 1.
-
-    >>> rouge("the cat sat", "the cat ran")["rouge2"]
-    0.5
-    """
-    scores = _scorer().score(reference, output)
-    return {name: float(scores[name].fmeasure) for name in _TYPES}
-
-
-@cache
-def _scorer() -> Any:
-    from rouge_score import rouge_scorer
-
-    return rouge_scorer.RougeScorer(list(_TYPES), use_stemmer=True)

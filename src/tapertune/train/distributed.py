@@ -6,10 +6,8 @@ optimizer's parameters under a plan.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from accelerate import PartialState
 from torch import distributed
 
 from ..errors import TapertuneError
+from ..files import read_json_object
 from ..tasks.kinds.sharing import gathered
 
 _ON = ("1", "true", "yes", "on", "y", "t")
@@ -129,7 +128,7 @@ def _stage(config: Any) -> int | None:
         return None
     if not isinstance(config, Mapping):
         try:
-            config = json.loads(Path(str(config)).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            config = read_json_object(str(config))
+        except TapertuneError as error:
             raise TapertuneError(f"cannot read DeepSpeed's settings {str(config)!r}: {error}") from error
     return int(config.get("zero_optimization", {}).get("stage", 0))

@@ -10,8 +10,9 @@ from transformers import Trainer
 
 from ..cost import measured
 from ..events import read_events
+from ..files import whole_file, write_json, write_text
 from ..runfile import environment
-from ..runfile.record import Memory, Parameters, Record, Score, Time, write_json
+from ..runfile.record import Memory, Parameters, Record, Score, Time
 from ..runfile.settings import BASELINES
 from ..tasks.stream import Stream
 from . import distributed
@@ -100,16 +101,12 @@ def _save(prepared: Prepared, folder: Path) -> int:
 
 def _write_texts(prepared: Prepared, trainer: Trainer, record: Record, folder: Path) -> None:
     write_task(folder, prepared.task)
-    temporary = folder / "trainer_state.json.tmp"
-    trainer.state.save_to_json(str(temporary))
-    temporary.replace(folder / "trainer_state.json")
+    with whole_file(folder / "trainer_state.json") as temporary:
+        trainer.state.save_to_json(str(temporary))
     assert record.metrics is not None and record.time is not None, "the run is done"
     results = {f"eval_{name}": value for name, value in record.metrics.items()}
     train = prepared.train
     rows = {"train_samples": train.counts.rows if isinstance(train, Stream) else len(set(train.owners))}
     counts = {"eval_samples": len(next(iter(prepared.evaluation.values())).examples), **rows}
     write_json(folder / "all_results.json", {**results, **counts, "train_runtime": record.time.train_seconds})
-    card = folder / "README.md.tmp"
-    base = find_model(prepared.settings.model)
-    card.write_text(model_card(record, prepared.task, base), encoding="utf-8")
-    card.replace(folder / "README.md")
+    write_text(folder / "README.md", model_card(record, prepared.task, find_model(prepared.settings.model)))

@@ -7,13 +7,11 @@ is converted once: a plain model folder (float32, 540 MB) in tapertune's cache, 
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError
+from ..files import whole_folder
 from ..tasks import cache
 
 SMOLLM2 = "smollm2"
@@ -51,17 +49,15 @@ def find_gguf() -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    """Writes the model's folder, under a temporary name first."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder.parent))
+    """Writes the model's folder, whole."""
+    model, tokenizer = read_gguf(file)
     try:
-        model, tokenizer = read_gguf(file)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        if not folder.is_dir():  # another process may have been faster
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    except TapertuneError:
+        if not folder.is_dir():  # else another process was faster
+            raise
 
 
 def read_gguf(file: Path) -> tuple[Any, Any]:

@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..adapt.plan import present_names
 from ..errors import TapertuneError
-from ..permissions import usual_permissions
+from ..files import usual_permissions
 from ..redaction import is_secret
 from ..runfile.record import FILE, read_record
 from ..runfile.settings import RunSettings, check_settings
@@ -61,7 +62,7 @@ def check_resume(folder: Path, settings: RunSettings) -> Path | None:
     if record.status == "done":
         raise TapertuneError(f"nothing to resume: the run in {str(folder)!r} is done")
     # checked anew: a run of an earlier version knows nothing of later settings, which are then as they are by default
-    old, new = (_flat(json.loads(json.dumps(s.resolved()))) for s in (check_settings(record.settings), settings))
+    old, new = (_comparable(each) for each in (check_settings(record.settings), settings))
     keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
     if changed:
@@ -107,6 +108,12 @@ def move_into(source: Path, folder: Path, *, without: tuple[str, ...] = ()) -> N
         if path.name not in without:
             os.replace(path, folder / path.name)
     shutil.rmtree(source)
+
+
+def _comparable(settings: RunSettings) -> dict[str, Any]:
+    """Settings as JSON values by dotted name, each by its present name."""
+    values = settings.resolved()
+    return _flat(json.loads(json.dumps({**values, "plan": present_names(values["plan"])})))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,10 +13,11 @@ import torch
 from transformers import AutoConfig
 
 from ..errors import TapertuneError
+from ..files import read_json_object, write_json
 from ..host.loading import load_adapter
 from ..host.naming import ROOT
 from ..runfile.blocks import TaskBlock
-from ..runfile.record import FILE, read_json, read_record, write_json
+from ..runfile.record import FILE, read_record
 from ..runfile.settings import RunSettings, check_settings
 from ..tasks import Task
 from ..tasks.classes import Label
@@ -84,11 +85,11 @@ def open_folder(path: Path, base: str | None = None) -> TrainedFolder:
     if not adapter and not (path / MODEL).is_file():
         raise TapertuneError(f"{str(path)!r} holds neither an adapter ({ADAPTER}) nor a model ({MODEL})")
     settings = check_settings(read_record(path).settings) if (path / FILE).is_file() else None
-    known = read_json(path / TASK_FILE) if (path / TASK_FILE).is_file() else {}
+    known = read_json_object(path / TASK_FILE) if (path / TASK_FILE).is_file() else {}
     if not adapter:
         base = str(path)
     else:
-        base = base or (settings.model if settings else read_json(path / ADAPTER).get("base_model_name_or_path"))
+        base = base or (settings.model if settings else read_json_object(path / ADAPTER).get("base_model_name_or_path"))
     if not base:
         raise TapertuneError(f"the adapter in {str(path)!r} does not say what its base model is: name it with --base")
     labels, values, metrics = (tuple(known.get(name, ())) for name in ("labels", "values", "metrics"))
@@ -143,7 +144,7 @@ def load_trained(folder: TrainedFolder, task: Task, seed: int = 0) -> tuple[Any,
 def _check_trained_for(folder: TrainedFolder, task: Task) -> None:
     """Raises TapertuneError if the folder's own files say that it was trained for another kind of task."""
     kind = get_kind(task.kind)
-    known = read_json(folder.path / ADAPTER).get("task_type") if folder.is_adapter else None
+    known = read_json_object(folder.path / ADAPTER).get("task_type") if folder.is_adapter else None
     if known not in (None, kind.task_type):
         raise TapertuneError(
             f"the adapter in {str(folder.path)!r} was trained for {known}; task {task.name!r} is {kind.task_type}"

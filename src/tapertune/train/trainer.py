@@ -4,7 +4,6 @@ there, and the costs of a run, which survive a resume."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import signal
 import threading
@@ -18,11 +17,10 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import optimizer_bytes
-from ..permissions import usual_permissions
+from ..files import read_json_object, usual_permissions, write_json
 from ..redaction import is_secret
 from ..runfile import environment
 from ..runfile.blocks import HeadBlock
-from ..runfile.record import write_json
 from ..tasks.kinds import Encoded
 from . import distributed
 from .run_folder import MARK
@@ -203,7 +201,7 @@ def load_costs(checkpoint: Path | None) -> Costs:
     """The costs up to a checkpoint; none yet without one, or in a process that is not the first, which has them all."""
     if checkpoint is None or not distributed.is_first():
         return Costs()
-    saved = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
+    saved = read_json_object(checkpoint / MARK)
     return Costs(**{key: value for key, value in saved.items() if key != "version"})
 
 

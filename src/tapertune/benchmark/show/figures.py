@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TapertuneError
-from ...report.files import write_whole
+from ...files import whole_file
 from ..full_run import FULL_RUNS
 from ..schema import Measurement, Session
 from .comparison import COMPARISON, LARGE, SMALL, Row
@@ -124,5 +124,6 @@ def _curves(session: Session) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    # without a date, the same figures give the same file
-    return write_whole(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))
+    with whole_file(path, parents=True) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})  # undated: same figures, same file
+    return path

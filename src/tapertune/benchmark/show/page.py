@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ...errors import TapertuneError
-from ...report.files import write_text
+from ...files import read_text, write_text
 from ..schema import Session
 from .figures import draw_all
 from .markdown import PARTS, parts_of
@@ -20,10 +20,7 @@ def write_page(session: Session, page: Path = PAGE) -> list[Path]:
     Raises:
         TapertuneError: the page is not there, lacks a marker, or cannot be written.
     """
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TapertuneError(f"cannot read {str(page)!r}: {error.strerror or error}") from error
+    text = read_text(page)
     parts = parts_of(session.setting)
     for name, part in parts.items():
         text = filled(text, name, part(session), page)

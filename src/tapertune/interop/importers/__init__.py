@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TapertuneError, unknown
+from ...files import check_free, whole_folder
 from ...host import make_config
-from ..folder import check_free, new_folder
+from ...methods import Matrix
 from ..saved import OURS, SavedAdapter, check, symbol_sizes_of, write_adapter
 from . import adalora, aflora, lora, mlora, sora, vera
 from .layout import Format, Imported
@@ -66,7 +67,7 @@ def import_adapter(
     source = load_source(path, alpha)
     chosen = FORMATS[format] if format in FORMATS else _detect(source, format)
     adapter = _adapter(source, chosen.read(source), base_model)
-    with new_folder(out_dir) as folder:
+    with whole_folder(out_dir) as folder:
         write_adapter(folder, adapter)
     return ImportReport(
         format=chosen.name, method=adapter.config.method, adapter=adapter, warnings=source.warnings, out=out_dir
@@ -95,22 +96,24 @@ def _adapter(source: Source, imported: Imported, base_model: str | None) -> Save
         source.warnings.append("the base model is not recorded: name it when loading, or now with --base-model")
     config = make_config(imported.method, **fields, target_modules=sorted(imported.modules), inference_mode=True)
     adapter = SavedAdapter(config, imported.modules, imported.extras)
-    if imported.method == "elora":
-        _check_vectors(source, adapter)
+    if any(isinstance(factor, Matrix) and factor.shared for factor in adapter.chain):
+        _check_own_factors(source, adapter)
     else:
         check(adapter, str(source.path))
     return adapter
 
 
-def _check_vectors(source: Source, adapter: SavedAdapter) -> None:
-    """Of shared projections only the vectors are by module."""
-    r = adapter.config.settings().r
+def _check_own_factors(source: Source, adapter: SavedAdapter) -> None:
+    """Of an adapter with shared projections only the other factors are by module."""
+    row, chain = adapter.config.row, adapter.chain
+    rank = getattr(adapter.config.settings(), row.rank)
+    own = [factor for factor in chain if not (isinstance(factor, Matrix) and factor.shared)]
     for module, tensors in adapter.modules.items():
-        vectors = {name: tensors[name] for name in ("d", "b")}
-        sizes = symbol_sizes_of(adapter.chain, vectors)
-        if any(t.dim() != 1 for t in vectors.values()) or sizes["r"] != r:
-            shapes = {name: tuple(t.shape) for name, t in vectors.items()}
-            raise TapertuneError(f"{source.path}: {module} has vectors of shapes {shapes}; r is {r}")
+        parts = {factor.name: tensors[factor.name] for factor in own}
+        fits = all(parts[factor.name].dim() == len(factor.symbols) for factor in own)
+        if not fits or symbol_sizes_of(chain, parts).get(row.rank, rank) != rank:
+            shapes = {name: tuple(tensor.shape) for name, tensor in parts.items()}
+            raise TapertuneError(f"{source.path}: {module} has factors of shapes {shapes}; {row.rank} is {rank}")
 
 
 __all__ = ["FORMATS", "Format", "ImportReport", "Imported", "Source", "import_adapter"]

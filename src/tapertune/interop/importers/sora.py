@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..fields import check_type
-from ..folder import read_json
+from ..folder import read_foreign_json
 from .layout import Format, Imported, beside_backbone, need_factors, one_rank, owners, split_keys
 from .source import Source
 
@@ -20,7 +20,7 @@ def read(source: Source) -> Imported:
     modules, rest = split_keys(source, _KEY, FORMAT.name)
     need_factors(source, modules, ("lora_A", "lora_B", "gate"))
     folder = source.path if source.path.is_dir() else source.path.parent
-    delta: dict[str, Any] = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    delta: dict[str, Any] = read_foreign_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     for name in ("lora_alpha", "lora_dropout"):
         check_type(folder / "config.json", name, delta.get(name), float | None)
     alpha = source.need_alpha(FORMAT.name, delta.get("lora_alpha"), "16 in the released scripts")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import TapertuneError, bad_value
-from ..folder import check_inside, read_json
+from ..folder import check_inside, read_foreign_json
 from ..saved import CONFIG
 from ..tensors import read_safetensors
 
@@ -82,7 +82,7 @@ def load_source(path: Path, alpha: float | None) -> Source:
         raise TapertuneError(f"nothing to import at {path}")
     weights = _find(path) if path.is_dir() else path
     folder = path if path.is_dir() else path.parent
-    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    config = read_foreign_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     if alpha is not None and not math.isfinite(alpha):
         raise bad_value("alpha", alpha, "a finite number")
     return Source(path, config, _state(weights, named=not path.is_dir()), alpha)

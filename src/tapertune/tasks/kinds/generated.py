@@ -13,8 +13,9 @@ from .. import fields
 from ..answers import final_answer, is_answer
 from ..base import Task
 from ..conversations import conversation
-from ..generation import TEXT_METRICS, GenerationTask
+from ..generation import GenerationTask
 from ..prompts import IGNORED, NEXT_TURN
+from ..text_metrics import TEXT_METRICS
 from .base import Collator, Example, Feature, Forward, Kind, Outcome, Predicted, Row, Scores
 from .classification import class_number
 
