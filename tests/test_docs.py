@@ -78,7 +78,13 @@ def test_settings_are_valid(text: str) -> None:
     from tapertune.runfile import yamlfile
     from tapertune.runfile.settings import check_settings
 
-    complete = {"model": "minilm", "task": "rte", **yamlfile.parse(text, "example")}
+    parsed = yamlfile.parse(text, "example")
+    if "rows" in parsed:  # a grid of runs
+        from tapertune.compare.grid import check_grid
+
+        assert check_grid(parsed).rows
+        return
+    complete = {"model": "minilm", "task": "rte", **parsed}
     assert check_settings(complete).method.name == "aflora"
 
 

@@ -18,6 +18,7 @@ from ..runfile.blocks import TaskBlock
 from ..runfile.settings import RunSettings, check_settings
 from ..train.evaluation import evaluate
 from ..train.measure import Measured
+from ..train.models import find_model
 from ..train.run_folder import EVENTS
 from ..train.runner import run as train
 from ..train.trained_folder import TASK_FILE
@@ -125,7 +126,7 @@ def _of_peft(method: Mapping[str, Any], settings: RunSettings, test: Path, watch
 def _compressed(folder: Path, method: Mapping[str, Any], settings: RunSettings) -> tuple[Path, int]:
     """A trained LoRA cut by its singular values, in a folder beside it, and the bytes of its weights."""
     out = folder.with_name("compressed")
-    export_lora(folder, out, **compressed_form(method), ragged="energy" in method, base=settings.model)
+    export_lora(folder, out, **compressed_form(method), ragged="energy" in method, base=find_model(settings.model))
     shutil.copy(folder / TASK_FILE, out / TASK_FILE)
     return out, (out / "adapter_model.safetensors").stat().st_size
 

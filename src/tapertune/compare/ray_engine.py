@@ -45,9 +45,10 @@ class RayEngine:
             here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
             try:
                 ray.init(address=address, log_to_driver=False, **here)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise TapertuneError(f"no Ray cluster at RAY_ADDRESS {address!r}: {reason}") from error
+            except Exception as error:  # Ray raises many kinds, plain Exception among them
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                where = f"at RAY_ADDRESS {address!r}" if address else "could be started here"
+                raise TapertuneError(f"--engine ray: no Ray cluster {where}: {reason}") from error
         self._remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_make)
         self._rows: dict[str, Any] = {}
         self._running: dict[Any, Job] = {}

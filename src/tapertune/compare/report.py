@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,9 @@ def _maps(cell: Cell, store: Store) -> list[Chart]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "events.jsonl").write_bytes(gzip.decompress(events.read_bytes()))
+        method = record.settings.get("method", {}).get("name", record.row)
+        fields = {"schema_version": 1, "status": "done", "name": record.row, "method": method, "seed": record.seed}
+        write_text(path / "run.json", json.dumps(fields))
         run = load_run(path)
         charts = [chart for chart in heatmap_charts(run) if chart.rows]
     if run.heatmap is not None and run.heatmap.steps is None:
