@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import Parameter
 
 from ..errors import TapertuneError
 from .actuators import Handle
+from .factor_rates import FactorRates
 from .following import Following, check_optimizer, no_gradients
 from .journal import EventSink, Journal, describe
 from .optimizers import Stillness, keeps_copies, steps_on
@@ -38,6 +40,7 @@ class Controller:
         other_trainable: parameters that train outside the adapter, such as a classifier.
         distributed: keep ``requires_grad`` of frozen factors on and drop their gradients before each step; mask pruned
             ranks rather than remove them.
+        factor_rates: learning rates of factors as multiples of the run's, by the factor's name.
 
     Raises:
         TapertuneError: a plan does not fit the run's length, or names a factor that the adapter does not have.
@@ -54,6 +57,7 @@ class Controller:
         adapter: str = "default",
         other_trainable: int = 0,
         distributed: bool = False,
+        factor_rates: Mapping[str, float] | None = None,
     ) -> None:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
@@ -61,10 +65,12 @@ class Controller:
         self.plans, self.total_steps, self.journal = tuple(plans), total_steps, Journal(events)
         self.method, self.adapter, self.other_trainable = method, adapter, other_trainable
         self.distributed = distributed
+        self.factor_rates = {name: ratio for name, ratio in (factor_rates or {}).items() if ratio != 1}
         self.step = 0
         self.trainable_sum = 0
         self._optimizer: Any | None = None
         self._following: Following | None = None
+        self._rates: FactorRates | None = None
         self._rearranged: Rearranged | None = None
         self._saved_layout: Any = None
         self._retired = self._skipped = self._has_gradients = self._unread = False
@@ -121,6 +127,7 @@ class Controller:
                 )
         take_over(self)
         self._optimizer, self._still = optimizer, []
+        self._rates = self._own_rates(optimizer, follows)
         self._following = Following(optimizer, self._before_step, self._after_step) if follows else None
         for runner in self.runners:
             runner.refresh()
@@ -142,7 +149,9 @@ class Controller:
         for hold in (self._following, self._rearranged):
             if hold is not None:
                 hold.stop()
-        self._following = self._rearranged = self._optimizer = None
+        if self._rates is not None:
+            self._rates.stop()
+        self._following = self._rearranged = self._optimizer = self._rates = None
         leave_work(self)
 
     def retire(self) -> None:
@@ -164,6 +173,8 @@ class Controller:
         return self._following is not None and self._following.inside
 
     def _before_step(self, optimizer: Any) -> None:
+        if self._rates is not None:
+            self._rates.join()  # a step that failed has left them apart
         self.journal.flush()
         # a fused optimizer unscales by itself, and by itself leaves out a step whose gradients are not finite
         scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
@@ -178,6 +189,22 @@ class Controller:
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.trainable_sum += self.trainable
+        if self._rates is not None:
+            self._rates.split()
+
+    def _own_rates(self, optimizer: Any, follows: bool) -> FactorRates | None:
+        """What gives factors their rates; nothing where all are the run's."""
+        if not self.factor_rates:
+            return None
+        if not follows:
+            warnings.warn(
+                f"the optimizer ({type(optimizer).__name__}) does not step on the adapter's own parameters, so all "
+                f"factors learn at one rate; factor_rates ({', '.join(self.factor_rates)}) are left out",
+                stacklevel=4,
+            )
+            return None
+        handles = self.handles.values()
+        return FactorRates(optimizer, lambda: {id(h.parameter): self.factor_rates.get(h.factor, 1.0) for h in handles})
 
     def _look_for_gradients(self) -> None:
         """Looks for one that is not zero, until there is one; on an accelerator, which would be waited for, only where
@@ -197,6 +224,8 @@ class Controller:
             parameter.grad = None
 
     def _after_step(self, optimizer: Any) -> None:
+        if self._rates is not None:
+            self._rates.join()
         if self._skipped:
             return
         self._stillness.restore()

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .rates import UNMEASURED, RateRule
+
 Init: TypeAlias = Callable[[Tensor], Any]
 Sizes: TypeAlias = Mapping[str, int]
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -345,6 +347,8 @@ class Method:
         scaling: settings -> the factor on the chain's output.
         trains: (settings, factor name, kind of module: ``attention``, ``ffn`` or ``other``) -> may it train.
         plan: settings -> the default adaptation plan as a dictionary, or None.
+        rates: how fast it learns, as a whole and factor by factor.
+        tunes: the setting that decides most beside the rate, and values of it to try.
     """
 
     name: str
@@ -357,6 +361,8 @@ class Method:
     rank: str = "r"
     trains: Callable[[Any, str, str], bool] = _always
     plan: Callable[[Any], dict[str, Any] | None] = _no_plan
+    rates: RateRule = UNMEASURED
+    tunes: tuple[str, tuple[Any, ...]] | None = None
 
     @property
     def config_name(self) -> str:
