@@ -23,7 +23,7 @@ class RateRule:
     """A learning rate for AdamW with a linear schedule.
 
     ``rate (hidden / 384)^-width (steps / 90)^-length (gain / gain of the default settings)^-power``; batches of less
-    than 8 rows take the square root of their share of it.
+    than 8 rows take the square root of their share of it, and narrower models the rate of that width.
 
     Attributes:
         rate: the best at hidden width 384 and 90 steps in batches of 8, with default settings.
@@ -108,7 +108,7 @@ def suggested(
         batch: rows of a step.
     """
     length = min(max(steps, _SHORTEST), _LONGEST)
-    factor = (width / WIDTH) ** -rule.width * (length / STEPS) ** -rule.length
+    factor = (max(width, WIDTH) / WIDTH) ** -rule.width * (length / STEPS) ** -rule.length
     factor *= math.sqrt(min(batch, BATCH) / BATCH)
     strength = rule.gain(settings) / rule.gain(defaults)
     factor *= strength**-rule.power
