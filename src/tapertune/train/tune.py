@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import shutil
@@ -104,7 +105,7 @@ def tune(
 
 def _optuna() -> Any:
     try:
-        import optuna
+        optuna: Any = importlib.import_module("optuna")
     except ImportError as error:
         raise TapertuneError("tapertune tune needs optuna: pip install 'tapertune[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -154,10 +155,8 @@ def _study(optuna: Any, folder: Path, settings: RunSettings, choices: Mapping[st
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, search)
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+    backend = importlib.import_module("optuna.storages.journal").JournalFileBackend(str(folder / _JOURNAL))
+    storage = optuna.storages.JournalStorage(backend)
     known = optuna.get_all_study_summaries(storage)
     done = known[0].n_trials if known else 0
     study = optuna.create_study(
