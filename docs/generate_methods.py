@@ -1,7 +1,9 @@
-"""Writes the table of methods, docs/methods/index.md, from ``METHODS``; ``--check`` only says whether it is current."""
+"""Writes the table of methods, docs/methods/index.md, and that of their rates in docs/rates.md, from ``METHODS``;
+``--check`` only says whether they are current."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 from tapertune.adapt import Proximal, RankBudget
 from tapertune.adapt.plan import make_plans
 from tapertune.methods import METHODS, Matrix, Method
+from tapertune.methods.rates import written
 
 PAGE = Path(__file__).parent / "methods" / "index.md"
+RATES = Path(__file__).parent / "rates.md"
 HEAD = """# The methods
 
 Written by `docs/generate_methods.py` from the rows of `METHODS` with default settings. Input to output, a capital is
@@ -59,14 +63,38 @@ def line(row: Method) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
+def rule(row: Method) -> str:
+    found, settings = row.rates, row.settings()
+    exponents = [f"{value:.2g}" for value in (found.width, found.length, found.power)]
+    rates = [written(rate) for rate in (found.rate, found.slowest, found.fastest)]
+    cells = [row.name, *rates, *exponents[:2], f"{found.gain(settings):g} by default", exponents[2]]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def with_rules(page: str) -> str:
+    table = "".join(rule(row) for row in METHODS.values())
+    return re.sub(
+        r"(?<=<!-- rules:start -->\n).*?(?=<!-- rules:end -->)",
+        lambda _: (
+            "\n| method | rate | learned from | to | w | l | gain | p |\n|---|---|---|---|---|---|---|---|\n"
+            + table
+            + "\n"
+        ),
+        page,
+        flags=re.DOTALL,
+    )
+
+
 def main(arguments: list[str]) -> int:
-    text = HEAD + "".join(line(row) for row in METHODS.values())
+    pages = {PAGE: HEAD + "".join(line(row) for row in METHODS.values())}
+    pages[RATES] = with_rules(RATES.read_text(encoding="utf-8"))
     if arguments == ["--check"]:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        if not current:
-            print(f"{PAGE} is not current: make docs", file=sys.stderr)
-        return 0 if current else 1
-    PAGE.write_text(text, encoding="utf-8")
+        old = [page for page, text in pages.items() if not page.exists() or page.read_text(encoding="utf-8") != text]
+        for page in old:
+            print(f"{page} is not current: make docs", file=sys.stderr)
+        return 1 if old else 0
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
     return 0
 
 

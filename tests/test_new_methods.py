@@ -70,7 +70,7 @@ from tapertune.runfile.settings import check_settings
 for name in ("lora_xs", "soft_lora"):
     assert main(["methods", name]) == 0
     settings = check_settings({"model": "minilm", "task": "rte", "method": {"name": name, "r": 2}})
-    assert settings.training["learning_rate"] == 1e-3
+    assert settings.training["learning_rate"] == "auto"
 assert main(["methods"]) == 0
 assert tapertune.LoraXSConfig(r=2).peft_type.value == "TAPERTUNE_LORA_XS"
 page = runpy.run_path("docs/generate_methods.py")

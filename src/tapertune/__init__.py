@@ -14,7 +14,7 @@ from .errors import TapertuneError
 
 if TYPE_CHECKING:
     from .adapt import Controller, Plan
-    from .host import make_config, updates_kept
+    from .host import make_config, parameter_groups, suggest_learning_rate, updates_kept
     from .integrations import TapertuneCallback, attach
     from .methods import METHODS
 
@@ -30,6 +30,8 @@ _HOMES = {
     "TapertuneCallback": "integrations",
     "attach": "integrations",
     "make_config": "host",
+    "parameter_groups": "host",
+    "suggest_learning_rate": "host",
     "updates_kept": "host",
 }
 
@@ -61,5 +63,7 @@ __all__ = [
     "__version__",
     "attach",
     "make_config",
+    "parameter_groups",
+    "suggest_learning_rate",
     "updates_kept",
 ]

@@ -21,8 +21,7 @@ def test_short_forms_and_defaults() -> None:
     settings = check()
     assert (settings.task.name, settings.method.name) == ("qnli", "aflora")
     assert (settings.name, settings.output_dir, settings.seed) == ("aflora-qnli", "runs/aflora-qnli", 42)
-    assert settings.training["learning_rate"] == 1e-2
-    assert check(method="lora").training["learning_rate"] == 1e-3
+    assert settings.training["learning_rate"] == check(method="full").training["learning_rate"] == "auto"
 
 
 def test_resolved_settings_resolve_to_themselves() -> None:

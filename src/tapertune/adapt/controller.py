@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from ..errors import TapertuneError
+from .factor_rates import FactorRates
 from .following import Following, check_optimizer, no_gradients
 from .gradient_check import GradientCheck
 from .journal import EventSink, Journal, describe
@@ -37,6 +39,7 @@ class Controller:
         other_trainable: parameters that train outside the adapter, such as a classifier.
         distributed: keep ``requires_grad`` of frozen factors on and drop their gradients before each step; mask pruned
             ranks rather than remove them.
+        factor_rates: learning rates of factors as multiples of the run's, by the factor's name.
 
     Raises:
         TapertuneError: a plan does not fit the run's length, or names a factor that the adapter does not have.
@@ -53,6 +56,7 @@ class Controller:
         adapter: str = "default",
         other_trainable: int = 0,
         distributed: bool = False,
+        factor_rates: Mapping[str, float] | None = None,
     ) -> None:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
@@ -60,9 +64,11 @@ class Controller:
         self.plans, self.total_steps, self.journal = tuple(plans), total_steps, Journal(events)
         self.method, self.adapter, self.other_trainable = method, adapter, other_trainable
         self.distributed = distributed
+        self.factor_rates = {name: ratio for name, ratio in (factor_rates or {}).items() if ratio != 1}
         self.step = 0
         self._optimizer: Any | None = None
         self._following: Following | None = None
+        self._rates: FactorRates | None = None
         self._rearranged: Rearranged | None = None
         self._saved_layout: Layout = []
         self._retired = self._skipped = False
@@ -111,6 +117,7 @@ class Controller:
             self._check_plans()
         take_over(self)
         self._optimizer, self._still = optimizer, []
+        self._rates = self._own_rates(optimizer, follows)
         self._following = Following(optimizer, self._before_step, self._after_step) if follows else None
         for runner in self.runners:
             runner.refresh()
@@ -144,7 +151,9 @@ class Controller:
         for hold in (self._following, self._rearranged):
             if hold is not None:
                 hold.stop()
-        self._following = self._rearranged = self._optimizer = None
+        if self._rates is not None:
+            self._rates.stop()
+        self._following = self._rearranged = self._optimizer = self._rates = None
         leave_work(self)
 
     def retire(self) -> None:
@@ -166,6 +175,8 @@ class Controller:
         return self._following is not None and self._following.inside
 
     def _before_step(self, optimizer: Any) -> None:
+        if self._rates is not None:
+            self._rates.join()  # a step that failed has left them apart
         self.journal.flush()
         # a fused optimizer unscales by itself, and by itself leaves out a step whose gradients are not finite
         scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
@@ -180,6 +191,22 @@ class Controller:
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.tally.count_step()
+        if self._rates is not None:
+            self._rates.split()
+
+    def _own_rates(self, optimizer: Any, follows: bool) -> FactorRates | None:
+        """What gives factors their rates; nothing where all are the run's."""
+        if not self.factor_rates:
+            return None
+        if not follows:
+            warnings.warn(
+                f"the optimizer ({type(optimizer).__name__}) does not step on the adapter's own parameters, so all "
+                f"factors learn at one rate; factor_rates ({', '.join(self.factor_rates)}) are left out",
+                stacklevel=4,
+            )
+            return None
+        handles = self.handles.values()
+        return FactorRates(optimizer, lambda: {id(h.parameter): self.factor_rates.get(h.factor, 1.0) for h in handles})
 
     def _look_for_gradients(self) -> None:
         if not self._gradients.found and self.runners:
@@ -193,6 +220,8 @@ class Controller:
             parameter.grad = None
 
     def _after_step(self, optimizer: Any) -> None:
+        if self._rates is not None:
+            self._rates.join()
         if self._skipped:
             return
         self._stillness.restore()

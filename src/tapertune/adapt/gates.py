@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..errors import TapertuneError
 from .actuators import mask, shrink, take
 from .components import RankGroup
-from .optimizers import Cut, cut_state, groups, uncuttable
+from .factor_rates import rates_of
+from .optimizers import Cut, cut_state, uncuttable
 from .parameter import Handle
 from .sharding import whole
 
@@ -63,7 +64,7 @@ class Gates:
             rates: an optimizer whose learning rate for a gate multiplies the threshold; none: 1.
         """
         alike: dict[float, list[nn.Parameter]] = {}
-        known = {} if rates is None else {id(p): float(g["lr"]) for g in groups(rates) for p in g["params"]}
+        known = {} if rates is None else rates_of(rates)
         for gate in (self.handles[group.gate].parameter for group in self.groups if group.gate in training):
             if rates is not None and id(gate) not in known:
                 raise TapertuneError("policy.times_lr needs the gates among the optimizer's parameters")

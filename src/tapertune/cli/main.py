@@ -28,6 +28,7 @@ from .predict import predict
 from .recipes import recipes
 from .report import report
 from .train import train
+from .tune import tune
 from .validate import validate
 
 DEBUG = "TAPERTUNE_DEBUG"
@@ -66,11 +67,12 @@ def _options(
 
 # Any setting of a run file is an option of these, by its dotted name: they sort them out themselves.
 _SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
-    command: {"allow_extra_args": True, "ignore_unknown_options": True} for command in (train, evaluate, predict)
+    command: {"allow_extra_args": True, "ignore_unknown_options": True} for command in (train, tune, evaluate, predict)
 }
 
 _COMMANDS = (
-    train, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate, bench, compare,
+    train, tune, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate,
+    bench,
 )  # fmt: skip
 
 for _command in _COMMANDS:

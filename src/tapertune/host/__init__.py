@@ -8,6 +8,7 @@ from .handles import FactorHandle, adapter_handles
 from .layer import ChainLayer, layer_class
 from .merged_weight import updates_kept
 from .model import ChainTuner, adapt_model, tuner_class
+from .rates import parameter_groups, suggest_learning_rate
 from .registration import register
 from .search import adapted_parts, find_config
 
@@ -26,7 +27,9 @@ __all__ = [
     "find_config",
     "layer_class",
     "make_config",
+    "parameter_groups",
     "register",
+    "suggest_learning_rate",
     "tuner_class",
     "updates_kept",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from peft.utils.peft_types import PeftType
 from ..adapt.plan import Plan, make_plans, merge
 from ..errors import TapertuneError, bad_value, unknown
 from ..methods import METHODS, Method, get_method
+from ..methods.settings import positive
 
 SCHEMA_VERSION = 1
 
@@ -56,6 +58,13 @@ class ChainConfig(PeftConfig):
     plan: dict[str, Any] | list[dict[str, Any]] | None = field(
         default=None, metadata={"help": "changes to the method's adaptation plan: importance, schedule, policy"}
     )
+    factor_rates: dict[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "learning rates of factors as multiples of the run's, by the factor's name, such as {'B': 16}"
+            " (LoRA+); None for the method's own"
+        },
+    )
     frozen: dict[str, list[str]] = field(
         default_factory=dict, metadata={"help": "factors frozen by training, by module; written by the controller"}
     )
@@ -89,7 +98,7 @@ class ChainConfig(PeftConfig):
             raise bad_value("layers_to_transform", self.layers_to_transform, "None when target_modules is one string")
         if self.layers_pattern and self.layers_to_transform is None:
             raise bad_value("layers_pattern", self.layers_pattern, "None unless layers_to_transform is given")
-        self.settings()
+        check_factor_rates(self.factor_rates, self.row.chain(self.settings()).names)
         self.resolved_plans()
         # projections that the adapter's modules share, by factor; made when the first module is adapted, not saved here
         self.projections: dict[str, Any] = {}
@@ -104,6 +113,11 @@ class ChainConfig(PeftConfig):
         kind = self.row.settings
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each factor as a multiple of the run's, by the factor's name."""
+        declared = {**self.row.rates.factors, **(self.factor_rates or {})}
+        return {name: float(declared.get(name, 1.0)) for name in self.row.chain(self.settings()).names}
+
     def resolved_plans(self) -> list[Plan]:
         """The method's default plan with ``plan`` laid over it; empty for a method that adapts nothing. Resolved once,
         and anew where settings or ``plan`` have changed."""
@@ -117,6 +131,18 @@ class ChainConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         # sets are written sorted, so that the same config gives the same file
         return {k: sorted(v) if isinstance(v, set) else v for k, v in super().to_dict().items()}
+
+
+def check_factor_rates(given: Any, names: tuple[str, ...]) -> None:
+    """Raises TapertuneError unless these are multiples of a learning rate by the names of a chain's factors."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise bad_value("factor_rates", given, f"multiples of the learning rate by factor ({', '.join(names)})")
+    for name, value in given.items():
+        if name not in names:
+            raise unknown("factor in factor_rates", name, names)
+        positive(f"factor_rates.{name}", value)
 
 
 @functools.cache

@@ -89,4 +89,4 @@ def _holders(module: nn.Module, path: str, visited: set[int]) -> Iterator[tuple[
 
 
 def _what_runs(config: ChainConfig) -> tuple[Any, ...]:
-    return config.method, config.settings(), config.resolved_plans()
+    return config.method, config.settings(), config.resolved_plans(), config.rates()

@@ -72,6 +72,7 @@ def build_controller(
         method=config.method,
         adapter=adapter_name,
         other_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in inside),
+        factor_rates=config.rates(),
         distributed=_world_size() > 1 or any(is_sharded(handle.parameter) for handle in handles),
     )
     lowest = {r.scope.freeze_groups[0][0] for r in controller.runners if isinstance(r.plan.policy, BottomUp)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from ..adapt import Controller
 from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
+from ..host import find_config, suggest_learning_rate
+from ..methods.rates import SuggestedRate
 from .loop import bare_optimizer, build_controller
 from .state import STATE_FILE, read_state, save_state
+from .watch import LearningWatch
 
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 
@@ -33,6 +37,7 @@ class TapertuneCallback(TrainerCallback):
         resume_from: the checkpoint folder, where it is neither ``checkpoint-<step>`` in ``args.output_dir`` nor in one
             of the folders there.
         adapter_name: the adapter.
+        say: told in a line that the run learns nothing; without it, the line is logged as a warning of ``tapertune``.
 
     Attributes:
         controller: from the start of training on.
@@ -44,12 +49,14 @@ class TapertuneCallback(TrainerCallback):
         events: str | None = "events.jsonl",
         resume_from: str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.plan, self.events, self.adapter_name = plan, events, adapter_name
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
         self._warned = False
         self._last_save = -1
+        self._watch = LearningWatch("", say=say)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,6 +76,8 @@ class TapertuneCallback(TrainerCallback):
         if saved is not None:
             self.controller.load_state_dict(saved)
         self.controller.attach(bare_optimizer(kwargs["optimizer"]))
+        self._watch.name, self._watch.rule = self.controller.method, self._rule(args, state, kwargs["model"])
+        self._watch.on_train_begin(args, state, control, **kwargs)
         _WatchedState.watch(state, self)
 
     def on_pre_optimizer_step(
@@ -82,6 +91,7 @@ class TapertuneCallback(TrainerCallback):
         if self.controller is None:
             return
         self.controller.count_step()
+        self._watch.on_step_end(args, state, control, **kwargs)
         if not self._warned and self.controller.step == 0 and state.global_step >= 3:
             self._warned = True
             warnings.warn(
@@ -91,11 +101,13 @@ class TapertuneCallback(TrainerCallback):
             )
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._watch.on_log(args, state, control, **kwargs)
         logs = kwargs.get("logs") or {}
         if "loss" in logs:
             self._emit("loss", state.global_step, **{ours: float(logs[k]) for k, ours in _LOGGED.items() if k in logs})
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._watch.on_evaluate(args, state, control, **kwargs)
         # times and rates differ from run to run and are no part of what happened
         metrics = {
             key.removeprefix("eval_"): float(value)
@@ -127,8 +139,17 @@ class TapertuneCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         _WatchedState.leave(state)
+        self._watch.stop()
         if self.controller is not None:
             self.controller.finish()
+
+    def _rule(self, args: TrainingArguments, state: TrainerState, model: Any) -> SuggestedRate | None:
+        """What the method's rule says of the run; nothing of a model whose width is not known."""
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        try:
+            return suggest_learning_rate(model, find_config(model, self.adapter_name), state.max_steps, batch)
+        except TapertuneError:
+            return None
 
     def _emit(self, type: str, step: int, **fields: Any) -> None:
         if self.controller is not None:

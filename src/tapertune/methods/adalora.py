@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import bad_value
 from .base import Chain, Diagonal, Matrix, Method
 from .init import normal, zeros
+from .rates import RateRule
 from .settings import Settings, dropout_setting, finite, one_of, positive, positive_int, setting
 
 ORTH_FORMS = ("squared_sum", "norm_mean")
@@ -90,4 +91,6 @@ ADALORA = Method(
     scaling=scaling,
     rank="init_r",
     plan=plan,
+    rates=RateRule(rate=5e-2, slowest=6e-3, fastest=1.2e-1, length=0.8, gain=lambda s: s.lora_alpha, power=1 / 3),
+    tunes=("orth_reg_weight", (0.0, 0.01, 0.1, 0.5)),
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 from .base import Chain, Diagonal, Matrix, Method
 from .init import constant, kaiming_uniform, zeros
+from .rates import RateRule
 from .settings import LowRankSettings, finite, one_of, positive, positive_int, setting
 
 SCALINGS = ("none", "alpha/r", "alpha/sqrt(r)")
@@ -49,6 +50,11 @@ def scaling(settings: AFLoraSettings) -> float:
     return {"none": 1.0, "alpha/r": alpha / r, "alpha/sqrt(r)": alpha / math.sqrt(r)}[settings.scaling]
 
 
+def gain(settings: AFLoraSettings) -> float:
+    """How far b moves the update; d may start at zero, from where it moves first."""
+    return scaling(settings) * (abs(settings.d_initial) or 1e-3)
+
+
 def trains(settings: AFLoraSettings, factor: str, kind: str) -> bool:
     return factor in ("d", "b") or settings.projection_scope in ("all", kind)
 
@@ -71,5 +77,6 @@ AFLORA = Method(
     scaling=scaling,
     trains=trains,
     plan=plan,
-    learning_rate=1e-2,
+    rates=RateRule(rate=1.1e-2, slowest=2.3e-3, fastest=3e-2, width=0, length=0.2, gain=gain),
+    tunes=("d_initial", (0.03, 0.1, 0.3, 1.0)),
 )

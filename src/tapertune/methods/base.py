@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .rates import UNMEASURED, RateRule
+
 Init: TypeAlias = Callable[[Tensor], Any]
 Sizes: TypeAlias = Mapping[str, int]
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -258,7 +260,8 @@ class Method:
         scaling: settings -> the factor on the update.
         trains: (settings, factor name, kind of module: ``attention``, ``ffn`` or ``other``) -> may it train.
         plan: settings -> the default adaptation plan as a dictionary, or None.
-        learning_rate: of the command's runs whose files name none.
+        rates: how fast it learns, as a whole and factor by factor.
+        tunes: the setting that decides most beside the rate, and values of it to try.
     """
 
     name: str
@@ -271,7 +274,8 @@ class Method:
     rank: str = "r"
     trains: Callable[[Any, str, str], bool] = _always
     plan: Callable[[Any], dict[str, Any] | None] = _no_plan
-    learning_rate: float = 1e-3
+    rates: RateRule = UNMEASURED
+    tunes: tuple[str, tuple[Any, ...]] | None = None
 
     @property
     def config_name(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .base import Chain, Diagonal, Matrix, Method
 from .init import constant, kaiming_uniform, zeros
+from .rates import RateRule
 from .settings import Settings, dropout_setting, finite, natural_int, positive_int, setting
 
 
@@ -42,4 +43,6 @@ ELORA = Method(
     chain=chain,
     scaling=lambda s: 1.0,
     trains=lambda s, factor, kind: factor in ("d", "b"),
+    rates=RateRule(rate=3e-2, slowest=6e-3, fastest=8e-2, width=0, gain=lambda s: abs(s.d_initial) or 1e-3),
+    tunes=("d_initial", (0.03, 0.1, 0.3, 1.0)),
 )

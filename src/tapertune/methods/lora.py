@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .base import Chain, Matrix, Method
 from .init import linear_default, zeros
+from .rates import RateRule
 from .settings import LowRankSettings
 
 
@@ -26,4 +27,6 @@ LORA = Method(
     settings=LoraSettings,
     chain=chain,
     scaling=lambda s: s.lora_alpha / s.r,
+    rates=RateRule(rate=1e-3, slowest=1.7e-4, fastest=2.4e-3, length=0.2, gain=lambda s: s.lora_alpha),
+    tunes=("lora_alpha", (8, 16, 32, 64)),
 )

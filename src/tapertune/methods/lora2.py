@@ -14,6 +14,7 @@ from typing import Any
 from .adalora import BudgetSettings, budget_plan, scaling
 from .base import Chain, Diagonal, Matrix, Method
 from .init import normal, zeros
+from .rates import RateRule
 from .settings import positive_int, setting
 
 
@@ -56,4 +57,6 @@ LORA2 = Method(
     scaling=scaling,
     rank="init_r",
     plan=plan,
+    rates=RateRule(rate=1.2e-2, slowest=3e-3, fastest=3e-2, length=0.6, gain=lambda s: s.lora_alpha, power=1 / 5),
+    tunes=("k", (4, 8, 16)),
 )

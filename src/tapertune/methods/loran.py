@@ -18,6 +18,7 @@ from torch import Tensor
 from .base import Matrix, Method
 from .init import linear_default, zeros
 from .mapped import Map, MappedChain, Offset
+from .rates import RateRule
 from .settings import LowRankSettings, finite, one_of, positive_int, setting
 
 Activation = Callable[[Tensor, float, float], Tensor]
@@ -114,4 +115,6 @@ LORAN = Method(
     settings=LoranSettings,
     chain=chain,
     scaling=lambda s: s.lora_alpha / s.r,
+    rates=RateRule(rate=1e-3, slowest=1.7e-4, fastest=2.4e-3, length=0.2, gain=lambda s: s.lora_alpha),
+    tunes=("lora_alpha", (8, 16, 32, 64)),
 )

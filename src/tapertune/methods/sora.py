@@ -13,6 +13,7 @@ from typing import Any
 
 from .base import Chain, Diagonal, Matrix, Method
 from .init import linear_default, normal, zeros
+from .rates import RateRule
 from .settings import LowRankSettings, not_negative, one_of, positive_int, setting
 
 FORMS = ("soft", "released")
@@ -62,4 +63,6 @@ SORA = Method(
     chain=chain,
     scaling=lambda s: s.lora_alpha / s.r,
     plan=plan,
+    rates=RateRule(rate=1e-3, slowest=1.7e-4, fastest=2.4e-3, length=0.2, gain=lambda s: s.lora_alpha),
+    tunes=("threshold", (1e-4, 3e-4, 1e-3, 3e-3)),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from typing import Any
 
@@ -11,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import TapertuneError, bad_value, nearest
 from ..redaction import HIDDEN, is_secret
 
-_BASELINE_RATES = {"full": 1e-4, "head": 1e-3}
+AUTO = "auto"
+"""The learning rate that the method's rule gives."""
 _LEAST = {
-    "learning_rate": 0, "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
+    "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
 }  # fmt: skip
 _OURS = {
@@ -25,16 +27,10 @@ _OURS = {
 }
 
 
-def training_defaults(method: str) -> dict[str, Any]:
-    """What is used where a run file says nothing.
-
-    Args:
-        method: name of a method, or of a baseline.
-    """
-    from ..methods import get_method
-
+def training_defaults() -> dict[str, Any]:
+    """What is used where a run file says nothing."""
     return {
-        "learning_rate": _BASELINE_RATES[method] if method in _BASELINE_RATES else get_method(method).learning_rate,
+        "learning_rate": AUTO,
         "warmup_steps": 0.06,
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
@@ -67,6 +63,9 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
             raise TapertuneError(
                 f"unknown setting {f'training.{key}'!r}: {hint}Allowed: the fields of transformers.TrainingArguments"
             )
+        if key == "learning_rate":
+            _check_learning_rate(value)
+            continue
         try:
             TypeAdapter(hints[key]).validate_python(value, strict=True)
         except ValidationError as error:
@@ -79,6 +78,16 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     if training.get("num_train_epochs", 1) <= 0:
         raise bad_value("training.num_train_epochs", training["num_train_epochs"], "more than 0")
     return training
+
+
+def _check_learning_rate(value: Any) -> None:
+    allowed = f"a number above 0, or {AUTO}"
+    if isinstance(value, str) and value != AUTO and nearest(value, [AUTO]):
+        raise bad_value("training.learning_rate", value, f"{allowed}: did you mean {AUTO!r}?")
+    if value == AUTO:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise bad_value("training.learning_rate", value, allowed)
 
 
 def _wanted(hint: Any) -> str:

@@ -79,6 +79,16 @@ class Rows(_Part):
     answers_cut: int
 
 
+class Rate(_Part):
+    """The learning rate that ``auto`` stood for, the rates between which the method learned, and why it is this one."""
+
+    rate: float
+    low: float
+    high: float
+    reasons: list[str]
+    source: str
+
+
 class Record(_Part):
     """The whole of ``run.json``. The fields from ``score`` on are there once the run is done."""
 
@@ -94,6 +104,7 @@ class Record(_Part):
     hardware: Hardware
     git: Git
     rows: dict[str, Rows] | None = None
+    learning_rate: Rate | None = None
     error: str | None = None
     score: Score | None = None
     metrics: dict[str, float] | None = None
@@ -141,5 +152,8 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
 
 
 def _unset(record: Record) -> set[str]:
-    optional = ("rows", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes", "steps")
+    optional = (
+        "rows", "learning_rate", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes",
+        "steps",
+    )  # fmt: skip
     return {name for name in optional if getattr(record, name) is None}

@@ -97,7 +97,7 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     _check_quantization(settings)
     # a record's settings name its secrets without their values: these come from the environment or are given anew
     given = {name: value for name, value in settings.training.items() if value != HIDDEN}
-    settings.training = {**training_defaults(settings.method.name), **check_training(given)}
+    settings.training = {**training_defaults(), **check_training(given)}
     return settings
 
 

@@ -109,6 +109,15 @@ def load(
     return Data(task=task, train=rows, evaluation=splits, notes=notes)
 
 
+def training_table(task: Task, *, data: str | None = None, train: str | None = None, form: CsvFormat = _ANY) -> Table:
+    """The training rows alone, as they are in their file. Arguments and errors are those of ``load``."""
+    if train is not None:
+        return open_table(Path(train), form)
+    if data is None:
+        return hub_tables(task, ("train",))["train"]
+    return open_table(_required(_data_folder(task, data), _stems(task, "train")), form)
+
+
 def check_files(
     task: Task,
     *,

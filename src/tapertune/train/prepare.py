@@ -11,6 +11,8 @@ from transformers import TrainingArguments
 
 from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
+from ..methods.rates import SuggestedRate
+from ..runfile.arguments import AUTO
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
 from ..tasks import Task, data
 from ..tasks.cache import encode_cached
@@ -22,6 +24,7 @@ from ..tasks.stream import Stream
 from . import distributed
 from .distributed import check_own_parameters, check_unsharded
 from .models import Built, build
+from .rates import rule_of_run
 from .suppress_logging import suppress_logging
 from .trainer import total_steps
 
@@ -33,6 +36,7 @@ class Prepared:
     Attributes:
         counts: what became of the rows of each split that is in memory.
         notes: what the user should know of them.
+        rule: the learning rate that the method's rule gives; the run's own, where it is ``auto``.
     """
 
     settings: RunSettings
@@ -43,10 +47,15 @@ class Prepared:
     args: TrainingArguments
     counts: dict[str, Counts] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    rule: SuggestedRate
 
 
-def prepare(settings: RunSettings) -> Prepared:
+def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepared:
     """Loads data and model.
+
+    Args:
+        settings: the run's.
+        rule: what the rule said when the run began, if it goes on; else it is asked.
 
     Raises:
         TapertuneError: something does not fit; nothing has been written.
@@ -75,6 +84,10 @@ def prepare(settings: RunSettings) -> Prepared:
     train = _training_rows(settings, task, loaded.train, tokenizer, args)
     if isinstance(train, Encoded):  # windows: more features than rows
         _check_plan(settings, total_steps(args, len(train)))
+    if rule is None:
+        rule = rule_of_run(settings, built, args, total_steps(args, len(train) if isinstance(train, Encoded) else 1))
+    if settings.training["learning_rate"] == AUTO:
+        args.learning_rate = float(rule)
     evaluation = {
         name: encode(task, split.examples, tokenizer, task.max_length, train=False)
         for name, split in loaded.evaluation.items()
@@ -93,6 +106,7 @@ def prepare(settings: RunSettings) -> Prepared:
         counts={name: counts_of(encoded, split.bad) for name, (split, encoded) in splits.items()},
         notes=[note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")]
         + loaded.notes,
+        rule=rule,
     )
 
 
@@ -136,7 +150,7 @@ def _arguments(settings: RunSettings) -> TrainingArguments:
         usual["use_cpu"] = True
     try:
         with suppress_logging():
-            args = TrainingArguments(**{**usual, **settings.training, **fixed})
+            args = TrainingArguments(**{**usual, **_training(settings), **fixed})
     except (ValueError, ImportError) as error:
         raise TapertuneError(f"training: {str(error).strip().splitlines()[0]}") from error
     if not settings.task.stream:
@@ -149,6 +163,11 @@ def _arguments(settings: RunSettings) -> TrainingArguments:
     config: Any = args.accelerator_config
     config.dispatch_batches = False
     return args
+
+
+def _training(settings: RunSettings) -> dict[str, Any]:
+    """The block without a rate that is not known yet."""
+    return {key: value for key, value in settings.training.items() if (key, value) != ("learning_rate", AUTO)}
 
 
 def _check_best(task: Task, args: TrainingArguments) -> None:

@@ -13,11 +13,13 @@ from ..adapt.plan import present_names
 from ..errors import TapertuneError
 from ..files import usual_permissions
 from ..redaction import is_secret
+from ..runfile.arguments import AUTO
 from ..runfile.record import FILE, read_record
 from ..runfile.settings import RunSettings, check_settings
 
 EVENTS = "events.jsonl"
 MARK = "tapertune_run.json"  # written last into a checkpoint: one without it was cut short
+_RATE = "training.learning_rate"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 _OURS = {
     FILE, EVENTS, "task.json", "adapter_config.json", "adapter_model.safetensors", "README.md", "trainer_state.json",
@@ -63,6 +65,9 @@ def check_resume(folder: Path, settings: RunSettings) -> Path | None:
         raise TapertuneError(f"nothing to resume: the run in {str(folder)!r} is done")
     # checked anew: a run of an earlier version knows nothing of later settings, which are then as they are by default
     old, new = (_comparable(each) for each in (check_settings(record.settings), settings))
+    if record.learning_rate is None and new.get(_RATE) == AUTO != old.get(_RATE):
+        # of an earlier version, whose default was a number: the run goes on at that
+        new[_RATE] = settings.training["learning_rate"] = old[_RATE]
     keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
     if changed:

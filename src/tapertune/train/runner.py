@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..integrations.watch import LearningWatch
+from ..methods.rates import SuggestedRate
 from ..redaction import hide_in_text
 from ..runfile import environment
-from ..runfile.record import Parameters, Record, Rows, write_record
+from ..runfile.record import Parameters, Record, Rows, read_record, write_record
 from ..runfile.settings import BASELINES, RunSettings
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
@@ -24,6 +26,7 @@ from .finish import finish
 from .measure import forward_of, metrics_of
 from .prepare import Prepared, prepare
 from .progress import Display
+from .rates import rate_line, rate_of_record, record_of_rate
 from .run_folder import check_new, check_resume, clear, drop_partial_checkpoints
 from .suppress_logging import suppress_logging
 from .trainer import Checkpointing, Clock, RunTrainer, load_costs
@@ -53,11 +56,11 @@ def run(
     checkpoint = check_resume(folder, settings) if resume else None
     if not resume:
         check_new(folder, overwrite=overwrite)
-    prepared = prepare(settings)
+    prepared = prepare(settings, _rule_before(folder) if resume else None)
     record = _first_record(settings, prepared)
     distributed.wait()  # all have looked at the folder
     if distributed.is_first():
-        _begin(folder, record, prepared.notes, resume=resume)
+        _begin(folder, record, [*_noted(prepared.notes), *_of_rate(prepared)], resume=resume)
     distributed.wait()
     try:
         with suppress_logging():
@@ -78,8 +81,14 @@ def run(
     return record.model_dump(mode="json")
 
 
-def _begin(folder: Path, record: Record, notes: list[str], *, resume: bool) -> None:
-    _tell(notes)
+def _rule_before(folder: Path) -> SuggestedRate | None:
+    """The rate that an earlier process began the run with."""
+    kept = read_record(folder).learning_rate
+    return None if kept is None else rate_of_record(kept)
+
+
+def _begin(folder: Path, record: Record, lines: list[str], *, resume: bool) -> None:
+    _tell(lines)
     if resume:
         drop_partial_checkpoints(folder)
     else:
@@ -88,9 +97,22 @@ def _begin(folder: Path, record: Record, notes: list[str], *, resume: bool) -> N
     write_record(folder, record)
 
 
-def _tell(notes: list[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def _noted(notes: list[str]) -> list[str]:
+    return [f"note: {note}" for note in notes]
+
+
+def _of_rate(prepared: Prepared) -> list[str]:
+    line = rate_line(prepared.settings, prepared.rule)
+    return [] if line is None else [line]
 
 
 def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
@@ -106,6 +128,7 @@ def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
         hardware=environment.hardware(),
         git=environment.git_state(),
         rows={name: Rows(**asdict(counts)) for name, counts in prepared.counts.items()},
+        learning_rate=record_of_rate(settings, prepared.rule),
     )
 
 
@@ -120,8 +143,11 @@ def _train(
     costs = load_costs(checkpoint)
     checkpointing = Checkpointing(costs)
     adapts = settings.method.name not in BASELINES
-    watcher: Any = TapertuneCallback() if adapts else BaselineEvents(folder, settings.method.name, adapter, head)
-    shown = [] if display is None else [display]
+    watcher: Any = (
+        TapertuneCallback(say=_warn) if adapts else BaselineEvents(folder, settings.method.name, adapter, head)
+    )
+    shown = [] if adapts else [LearningWatch(settings.method.name, prepared.rule, _warn)]
+    shown += [] if display is None else [display]
     trainer = trainer_of(prepared, checkpointing, [watcher, Clock(costs), *shown])
     if display is not None:
         display.watch(watcher.progress if not adapts else lambda: watcher.controller.progress())
@@ -130,7 +156,7 @@ def _train(
     finally:
         checkpointing.release()
     if isinstance(prepared.train, Stream):
-        _tell(prepared.train.notes() if distributed.is_first() else [])
+        _tell(_noted(prepared.train.notes()) if distributed.is_first() else [])
         rows = {"train": Rows(**asdict(prepared.train.counts)), **(record.rows or {})}
         record = record.model_copy(update={"rows": rows})
     parameters = _counts(watcher.controller.summary() if adapts else None, adapter, head, built.base)
