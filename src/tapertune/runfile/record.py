@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +14,8 @@ from ..errors import TapertuneError
 
 VERSION = 1
 FILE = "run.json"
+_RUNNING = b'"running"'
+_FAILED = b'"failed" '  # of the same length
 _Model = TypeVar("_Model", bound=BaseModel)
 Status = Literal["running", "done", "failed", "interrupted"]
 
@@ -109,6 +112,22 @@ class Record(_Part):
 def write_record(folder: Path, record: Record) -> None:
     """Writes ``run.json``, whole or not at all; fields not known yet are left out."""
     write_json(folder / FILE, record.model_dump(mode="json", exclude=_unset(record)))
+
+
+def write_end(folder: Path, record: Record) -> None:
+    """Writes how a run has ended that is not done, as well as it can be written: on a full disk, into the record that
+    is there, as long as the word fits."""
+    try:
+        write_record(folder, record)
+    except OSError:
+        path = folder / FILE
+        with suppress(OSError):
+            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+            with path.open("rb+") as file:
+                start = file.read().find(_RUNNING)
+                if start >= 0:
+                    file.seek(start)
+                    file.write(_FAILED)
 
 
 def read_record(folder: Path) -> Record:

@@ -4,28 +4,31 @@ there, and the costs of a run, which survive a resume."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..adapt import optimizer_bytes
+from ..integrations.manifest import write_manifest
 from ..permissions import usual_permissions
 from ..redaction import is_secret
 from ..runfile import environment
 from ..runfile.blocks import HeadBlock
-from ..runfile.record import write_json
+from ..runfile.record import FILE, read_json, write_json
 from ..tasks.kinds import Encoded
 from . import distributed
-from .run_folder import MARK
+from .replaced import drop_aside
+from .run_folder import MARK, MARK_VERSION
 from .sampling import GroupedByLength
 
 
@@ -117,8 +120,13 @@ class RunTrainer(Trainer):
                 setattr(self.args, name, value)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint. Older ones go when it is marked, not before."""
         self._checkpointing.hold()
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
 
 
 def _split_head(optimizer: torch.optim.Optimizer, settings: HeadBlock, head: dict[int, bool]) -> None:
@@ -141,8 +149,13 @@ def _split_head(optimizer: torch.optim.Optimizer, settings: HeadBlock, head: dic
     optimizer.param_groups.extend(added)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has ended a run: it has written a checkpoint, where it was training."""
+
+
 class Checkpointing(TrainerCallback):
-    """Marks each checkpoint when all of it is written, and makes Ctrl-C wait for that.
+    """Marks each checkpoint when all of it is written, deletes older ones then, and makes signals wait for that: Ctrl-C
+    acts after the checkpoint that is being written, SIGTERM after one that it asks for.
 
     It has to be the last callback, so that what the others write at ``on_save`` is inside the mark.
     """
@@ -150,7 +163,20 @@ class Checkpointing(TrainerCallback):
     def __init__(self, costs: Costs) -> None:
         self.costs = costs
         self._previous: Any = None
-        self._held, self._wanted = False, False
+        self._held = self._wanted = self._terminated = self._trains = self._recorded = False
+
+    @contextmanager
+    def heeding_sigterm(self) -> Iterator[None]:
+        """SIGTERM ends what is done in here by ``Terminated``. Elsewhere than in the main thread it acts as before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            yield
+        finally:
+            self._trains = False
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
     def hold(self) -> None:
         """From now to ``on_save``, an interrupt is kept for later. Elsewhere than in the main thread none arrives."""
@@ -164,8 +190,30 @@ class Checkpointing(TrainerCallback):
         if self._held:
             self._held = False
             signal.signal(signal.SIGINT, self._previous)
+            if self._terminated:
+                raise Terminated
             if self._wanted:
                 raise KeyboardInterrupt
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trains = True
+        self._record = Path(str(args.output_dir)) / FILE
+        self._recorded = distributed.is_first() and self._record.exists()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trains = False
+        if self._terminated:
+            raise Terminated
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._recorded and not self._record.exists():
+            raise FileNotFoundError(f"the run's folder {str(args.output_dir)!r} is gone, or its {FILE} is")
+        if distributed.any_of(self._terminated):
+            self._terminated = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -173,11 +221,24 @@ class Checkpointing(TrainerCallback):
         counts = {name: distributed.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
         if distributed.is_first():
             usual_permissions(folder)
-            write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
+            write_json(folder / MARK, {"version": MARK_VERSION, **asdict(self.costs), **counts})
+            write_manifest(folder)
+            drop_aside(folder.parent)
+            self._rotate(args, state)
         self.release()
+
+    def _rotate(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Deletes the oldest checkpoints; which they are is known by their steps, as clocks may be set back."""
+        limit = getattr(args, "save_total_limit", None)
+        rotate_checkpoints(str(args.output_dir), limit, getattr(state, "best_model_checkpoint", None))
 
     def _note(self, number: int, frame: Any) -> None:
         self._wanted = True
+
+    def _terminate(self, number: int, frame: Any) -> None:
+        self._terminated = True
+        if not (self._held or self._trains):
+            raise Terminated
 
 
 class Clock(TrainerCallback):
@@ -203,8 +264,8 @@ def load_costs(checkpoint: Path | None) -> Costs:
     """The costs up to a checkpoint; none yet without one, or in a process that is not the first, which has them all."""
     if checkpoint is None or not distributed.is_first():
         return Costs()
-    saved = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
-    return Costs(**{key: value for key, value in saved.items() if key != "version"})
+    saved, names = read_json(checkpoint / MARK), {field.name for field in dataclasses.fields(Costs)}
+    return Costs(**{key: value for key, value in saved.items() if key in names})
 
 
 def total_steps(args: TrainingArguments, rows: int) -> int:
