@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from ..errors import TapertuneError
 from .actuators import Handle
+from .finite import MOST_IN_A_ROW, FiniteSteps
 from .following import Following, check_optimizer, no_gradients
 from .journal import EventSink, Journal, describe
 from .optimizers import Stillness, keeps_copies, steps_on
@@ -38,6 +39,7 @@ class Controller:
         other_trainable: parameters that train outside the adapter, such as a classifier.
         distributed: keep ``requires_grad`` of frozen factors on and drop their gradients before each step; mask pruned
             ranks rather than remove them.
+        max_skipped_steps: a step whose gradients are not finite is left out; more than so many in a row end training.
 
     Raises:
         TapertuneError: a plan does not fit the run's length, or names a factor that the adapter does not have.
@@ -54,6 +56,7 @@ class Controller:
         adapter: str = "default",
         other_trainable: int = 0,
         distributed: bool = False,
+        max_skipped_steps: int = MOST_IN_A_ROW,
     ) -> None:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
@@ -63,6 +66,9 @@ class Controller:
         self.distributed = distributed
         self.step = 0
         self.trainable_sum = 0
+        self.saved_in: str | None = None  # the folder of the last saved state
+        self.finite = FiniteSteps(max_skipped_steps)
+        self.wrappers: list[Any] = []  # around the optimizer, which schedulers ask whether a step was skipped
         self._optimizer: Any | None = None
         self._following: Following | None = None
         self._rearranged: Rearranged | None = None
@@ -172,12 +178,23 @@ class Controller:
         self._skipped = found is not None and bool(found)
         if self._skipped:
             return
-        self._look_for_gradients()
         for runner in self.runners:
             runner.penalise(1.0 if scale is None else scale)
+        self._skipped = self._is_not_finite(optimizer)
+        if self._skipped:
+            return
+        self._look_for_gradients()
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.trainable_sum += self.trainable
+
+    def _is_not_finite(self, optimizer: Any) -> bool:
+        where = self.finite.leaves_out(optimizer, self._names(), self.step, self.saved_in)
+        for wrapper in self.wrappers:
+            wrapper._is_overflow = where is not None
+        if where is not None:
+            self.journal.write("skip", self.step, first=where, skipped=self.finite.skipped)
+        return where is not None
 
     def _look_for_gradients(self) -> None:
         """Looks for one that is not zero, until there is one; on an accelerator, which would be waited for, only where
@@ -286,6 +303,7 @@ class Controller:
             "last_freeze_step": max(self.frozen.values(), default=None),
             "ranks": self.ranks,
             "steps": self.step,
+            "skipped": self.finite.skipped,
         }
 
     def finish(self) -> None:
@@ -336,6 +354,7 @@ class Controller:
                 "optimizer": layout(self._optimizer, self._names()),
                 "trainable_start": self.trainable_start,
                 "trainable_sum": self.trainable_sum,
+                "finite": self.finite.state(),
                 "events": self.journal.count,
             },
         }
@@ -357,6 +376,7 @@ class Controller:
         self.step, self.trainable_sum = saved["step"], saved["trainable_sum"]
         self.trainable_start = saved["trainable_start"]
         self._has_gradients = saved.get("has_gradients", True)
+        self.finite.load(saved.get("finite", [0, 0]))
         self._started = set(saved.get("started", self._started))
         self._train_again(self._started.difference(*(values["frozen"] for values in saved["runners"])))
         for i, (runner, values) in enumerate(zip(self.runners, saved["runners"], strict=True)):
