@@ -107,6 +107,7 @@ class Record(_Part):
     memory: Memory | None = None
     adapter_bytes: int | None = None
     steps: int | None = None
+    skipped_steps: int | None = None
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -181,5 +182,17 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def _unset(record: Record) -> set[str]:
-    optional = ("rows", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes", "steps")
+    optional = (
+        "rows",
+        "error",
+        "score",
+        "metrics",
+        "parameters",
+        "flops",
+        "time",
+        "memory",
+        "adapter_bytes",
+        "steps",
+        "skipped_steps",
+    )
     return {name for name in optional if getattr(record, name) is None}

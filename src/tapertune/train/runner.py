@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
@@ -23,6 +23,7 @@ from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
 from . import distributed
 from .baseline_events import BaselineEvents
+from .costs import load_costs
 from .finish import finish
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
@@ -40,7 +41,7 @@ from .run_folder import (
     whole_checkpoints,
 )
 from .suppress_logging import suppress_logging
-from .trainer import Checkpointing, Clock, RunTrainer, load_costs
+from .trainer import Checkpointing, Clock, RunTrainer
 
 _RESULTS = ("adapter_model.safetensors", "model.safetensors")
 
@@ -71,7 +72,8 @@ def run(
     checkpoint, notes = check_resume(folder, settings) if resume else (None, [])
     prepared = prepare(settings)
     record = _first_record(settings, prepared)
-    checkpointing = Checkpointing(load_costs(checkpoint))
+    adapts = settings.method.name not in BASELINES
+    checkpointing = Checkpointing(load_costs(checkpoint), checkpoint, continues=not adapts)
     trained = _Training(prepared, checkpointing, display)
     distributed.wait()  # all have looked at the folder
     with _first_only(folder), checkpointing.heeding_sigterm():
@@ -185,13 +187,19 @@ class _Training:
         self._head, self._adapter = (sum(sizes[name] for name in names) for names in (built.head, built.adapter))
         self._adapts = settings.method.name not in BASELINES
         name = settings.method.name
-        watcher: Any = TapertuneCallback() if self._adapts else BaselineEvents(folder, name, self._adapter, self._head)
-        self._watcher = watcher
+        limit, costs = settings.max_skipped_steps, checkpointing.costs
+        self._watcher: Any = (
+            TapertuneCallback(max_skipped_steps=limit)
+            if self._adapts
+            else BaselineEvents(folder, name, self._adapter, self._head, costs, limit)
+        )
+        watcher = self._watcher
         clock, shown = Clock(checkpointing.costs), [] if display is None else [display]
         existed = folder.exists()
         try:
             with suppress_logging():
-                self.trainer = trainer_of(prepared, checkpointing, [watcher, clock, *shown])
+                stops = _early_stopping(settings)
+                self.trainer = trainer_of(prepared, checkpointing, [watcher, clock, *stops, *shown])
                 if self.trainer.accelerator.distributed_type.name in ("NO", "MULTI_CPU", "MULTI_GPU"):
                     self.trainer.create_optimizer()
         except (ValueError, ImportError, RuntimeError) as error:
@@ -213,8 +221,19 @@ class _Training:
             rows = {"train": Rows(**asdict(train.counts)), **(record.rows or {})}
             record = record.model_copy(update={"rows": rows})
         summary = self._watcher.controller.summary() if self._adapts else None
+        skipped = self.checkpointing.costs.skipped_steps if summary is None else summary["skipped"]
+        if skipped:
+            record = record.model_copy(update={"skipped_steps": skipped})
+            _tell([f"{skipped} steps were left out: their gradients were not finite"] if distributed.is_first() else [])
+        if skipped and skipped >= self.trainer.state.global_step:
+            raise ArithmeticError("training diverged: no step had finite gradients; learn more slowly")
         parameters = _counts(summary, self._adapter, self._head, self.prepared.built.base)
         return finish(self.prepared, self.trainer, record, self.checkpointing.costs, parameters, folder)
+
+
+def _early_stopping(settings: RunSettings) -> list[TrainerCallback]:
+    block = settings.early_stopping
+    return [] if block is None else [EarlyStoppingCallback(block.patience, block.threshold)]
 
 
 def trainer_of(prepared: Prepared, checkpointing: Checkpointing, callbacks: Sequence[TrainerCallback]) -> RunTrainer:

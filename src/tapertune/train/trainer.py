@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..adapt import optimizer_bytes
+from ..integrations.continuation import Continuation
 from ..integrations.manifest import write_manifest
 from ..permissions import usual_permissions
 from ..redaction import is_secret
@@ -27,23 +28,11 @@ from ..runfile.blocks import HeadBlock
 from ..runfile.record import FILE, read_json, write_json
 from ..tasks.kinds import Encoded
 from . import distributed
+from .costs import Costs
+from .costs import load_costs as load_costs  # beside what uses them
 from .replaced import drop_aside
 from .run_folder import MARK, MARK_VERSION
 from .sampling import GroupedByLength
-
-
-@dataclass(kw_only=True)
-class Costs:
-    """What a run has cost so far; kept in each checkpoint."""
-
-    tokens: int = 0
-    rows: int = 0
-    passes: int = 0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-    optimizer_bytes_start: int = 0
-    optimizer_bytes_end: int = 0
 
 
 class RunTrainer(Trainer):
@@ -71,13 +60,32 @@ class RunTrainer(Trainer):
         self._head, self._head_names = head, frozenset(head_names)
         self._costs, self._checkpointing, self._measure = costs, checkpointing, measure
         super().__init__(**others)
+        self._divides = self.args.gradient_accumulation_steps * self.args.world_size > 1
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self._divides and self.model_accepts_loss_kwargs:
+            self._divides = False
+            self.model_accepts_loss_kwargs = self._counts_items(inputs)
         rows, length = inputs["input_ids"].shape
         self._costs.rows += rows
         self._costs.tokens += rows * length
         self._costs.passes += 1
         return super().training_step(model, inputs, *args, **kwargs)
+
+    @torch.no_grad()
+    def _counts_items(self, inputs: dict[str, Any]) -> bool:
+        """Whether the loss is a sum over items divided by the number that the model is given. Trainer thinks so
+        of any model that takes keywords, and then adds up the mean losses of passes and processes."""
+        trains = self.model.training
+        self.model.eval()
+        counts = (torch.tensor(count, device=self.args.device) for count in (1, 2))
+        with self.compute_loss_context_manager():
+            one, two = (
+                self.compute_loss(self.model, self._prepare_inputs(dict(inputs)), num_items_in_batch=count)
+                for count in counts
+            )
+        self.model.train(trains)
+        return bool(one != two)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -158,10 +166,16 @@ class Checkpointing(TrainerCallback):
     acts after the checkpoint that is being written, SIGTERM after one that it asks for.
 
     It has to be the last callback, so that what the others write at ``on_save`` is inside the mark.
+
+    Args:
+        costs: of the run.
+        checkpoint: that it goes on from.
+        continues: keep what a resumed run needs of Trainer; for runs without the callback that does so.
     """
 
-    def __init__(self, costs: Costs) -> None:
-        self.costs = costs
+    def __init__(self, costs: Costs, checkpoint: Path | None = None, *, continues: bool = False) -> None:
+        self.costs, self._checkpoint = costs, checkpoint
+        self._continuation = Continuation() if continues else None
         self._previous: Any = None
         self._held = self._wanted = self._terminated = self._trains = self._recorded = False
 
@@ -201,13 +215,34 @@ class Checkpointing(TrainerCallback):
         self._trains = True
         self._record = Path(str(args.output_dir)) / FILE
         self._recorded = distributed.is_first() and self._record.exists()
+        if self._continuation is not None:
+            saved = None if self._checkpoint is None else read_json(self._checkpoint / MARK).get("trainer")
+            self._continuation.begin(state, saved, self._checkpoint)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._trains = False
+        if self._continuation is not None:
+            self._continuation.end()
         if self._terminated:
             raise Terminated
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._continuation is not None:
+            self._continuation.on_step_begin()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._continuation is not None:
+            self._continuation.on_epoch_end()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._continuation is not None:
+            self._continuation.on_log(state, kwargs.get("logs") or {})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._recorded and not self._record.exists():
@@ -219,9 +254,11 @@ class Checkpointing(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, environment.peak_rss_bytes())
         counts = {name: distributed.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
+        trainer = None if self._continuation is None else self._continuation.note()
         if distributed.is_first():
             usual_permissions(folder)
-            write_json(folder / MARK, {"version": MARK_VERSION, **asdict(self.costs), **counts})
+            mark = {"version": MARK_VERSION, **asdict(self.costs), **counts}
+            write_json(folder / MARK, mark if trainer is None else {**mark, "trainer": trainer})
             write_manifest(folder)
             drop_aside(folder.parent)
             self._rotate(args, state)
@@ -258,14 +295,6 @@ class Clock(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.costs.optimizer_bytes_end = optimizer_bytes(kwargs["optimizer"])
-
-
-def load_costs(checkpoint: Path | None) -> Costs:
-    """The costs up to a checkpoint; none yet without one, or in a process that is not the first, which has them all."""
-    if checkpoint is None or not distributed.is_first():
-        return Costs()
-    saved, names = read_json(checkpoint / MARK), {field.name for field in dataclasses.fields(Costs)}
-    return Costs(**{key: value for key, value in saved.items() if key in names})
 
 
 def total_steps(args: TrainingArguments, rows: int) -> int:
