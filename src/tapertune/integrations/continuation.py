@@ -3,6 +3,7 @@ end was still to come. With it the logs and events of a resumed run are those of
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import weakref
@@ -36,11 +37,11 @@ class Continuation:
         if trainer is None or saved is None or folder is None or not hasattr(trainer, "_tr_loss"):
             return
         self._resumed, self._epoch_ended = True, saved["epoch_ended"]
-        losses = saved["losses"]
+        losses = [float(loss) for loss in saved["losses"]]
         same = len(losses) == trainer.args.world_size
         trainer._tr_loss.fill_(losses[trainer.args.process_index] if same else sum(losses) / len(losses))
         trainer._globalstep_last_logged = saved["logged"]
-        trainer._total_loss_scalar = saved["total"]
+        trainer._total_loss_scalar = float(saved["total"])
         ended = state.global_step >= state.max_steps or _stopped_early(trainer)
         if not self._epoch_ended and (ended or float(state.epoch or 0.5).is_integer()):
             self._end_epoch(trainer, saved, folder)
@@ -77,22 +78,23 @@ class Continuation:
         local = next((f.f_locals for f in _frames() if f.f_code.co_name == "_maybe_log_save_evaluate"), {})
         norm = local.get("grad_norm")
         return {
-            "losses": losses,
+            "losses": [_as_json(loss) for loss in losses],
             "logged": trainer._globalstep_last_logged,
-            "total": trainer._total_loss_scalar,
+            "total": _as_json(trainer._total_loss_scalar),
             "epoch_ended": self._epoch_ended,
-            "grad_norm": norm.item() if isinstance(norm, torch.Tensor) else norm,
+            "grad_norm": None if norm is None else _as_json(float(norm)),
             "learning_rate": local.get("learning_rate"),
         }
 
     def _end_epoch(self, trainer: Any, saved: dict[str, Any], folder: Path) -> None:
         """What the stopped run had still to do at the end of its epoch: log, evaluate, save, as it was asked for."""
         trainer._load_rng_state(str(folder))  # evaluation may draw, and what follows draws after it
+        norm = None if saved["grad_norm"] is None else float(saved["grad_norm"])
         control = trainer.control
         control.should_log = control.should_evaluate = control.should_save = False  # done before the checkpoint
         trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, control)
         trainer._maybe_log_save_evaluate(
-            trainer._tr_loss, saved["grad_norm"], trainer.model_wrapped, None, trainer.state.epoch, None, time.time(),
+            trainer._tr_loss, norm, trainer.model_wrapped, None, trainer.state.epoch, None, time.time(),
             learning_rate=saved["learning_rate"],
         )  # fmt: skip
         self._epoch_ended = False
@@ -101,6 +103,11 @@ class Continuation:
             del trainer._load_rng_state
 
         trainer._load_rng_state = drawn
+
+
+def _as_json(value: float) -> float | str:
+    """NaN and infinity, which are not JSON, as words that ``float`` reads."""
+    return value if math.isfinite(value) else str(value)
 
 
 def gathered(value: float) -> list[float]:
