@@ -1,12 +1,14 @@
 """Encoded training rows, kept by what they were made from: rows, task, tokenizer and length.
 
-They lie in ``TAPERTUNE_CACHE``, else in ``~/.cache/tapertune``; deleting them costs only time.
+They lie in ``TAPERTUNE_CACHE``, else in ``~/.cache/tapertune``; deleting them costs only time, and a
+folder that is full, read-only or damaged is done without.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ FOLDER = "TAPERTUNE_CACHE"
 LEAST = 1000  # fewer rows are encoded as fast as they are read back
 _VERSION = 2
 _OWNER, _COUNTS = "__owner", b"counts"
+_log = logging.getLogger("tapertune")
 _COUNTED = ("truncated", "answers_cut", "empty", "left_out")
 
 
@@ -72,13 +75,17 @@ def _read(path: Path, examples: Sequence[Example]) -> Encoded | None:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (FileNotFoundError, pyarrow.lib.ArrowException):
-        return None  # not there, or not whole: it is made anew
-    rows = table.to_pylist()
-    owners = [row.pop(_OWNER) for row in rows]
-    counts = json.loads((table.schema.metadata or {})[_COUNTS])
-    return Encoded(rows=rows, examples=examples, owners=owners, **counts)
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        rows = table.to_pylist()
+        owners = [row.pop(_OWNER) for row in rows]
+        counts = json.loads((table.schema.metadata or {})[_COUNTS])
+        return Encoded(rows=rows, examples=examples, owners=owners, **{name: counts[name] for name in _COUNTED})
+    except FileNotFoundError:
+        return None
+    except (OSError, pyarrow.lib.ArrowException, KeyError, ValueError, TypeError) as error:
+        # not whole, not ours, or not readable: it is made anew
+        _log.warning("encoded rows in %s cannot be used (%s): they are made anew", path, _first_line(error))
+        return None
 
 
 def _write(path: Path, encoded: Encoded) -> None:
@@ -88,12 +95,19 @@ def _write(path: Path, encoded: Encoded) -> None:
     rows = [{**row, _OWNER: owner} for row, owner in zip(encoded.rows, encoded.owners, strict=True)]
     counts = json.dumps({name: getattr(encoded, name) for name in _COUNTED})
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({_COUNTS: counts.encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(descriptor)
     try:
-        pyarrow.parquet.write_table(table, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(descriptor)
+        try:
+            pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        _log.warning("encoded rows are not kept in %s: %s", path.parent, _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
