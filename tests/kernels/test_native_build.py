@@ -78,3 +78,17 @@ def test_other_systems(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.sys, "platform", "win32")
     assert build.library() is None
     assert build.why_not() == "it is built on Linux, and this is win32"
+
+
+@has_compiler
+@pytest.mark.parametrize("damage", ["shorter", "empty", "changed"])
+def test_a_damaged_library_is_made_anew(anew: Path, damage: str) -> None:
+    """Loading one that is cut short would end the process."""
+    assert build.library() is not None
+    (made,) = anew.iterdir()
+    whole = made.read_bytes()
+    bad = {"shorter": whole[: len(whole) // 2], "empty": b"", "changed": whole[:-100] + b"x" + whole[-99:]}[damage]
+    made.unlink()  # what is loaded stays mapped
+    made.write_bytes(bad)
+    assert isinstance(build.library(), ctypes.CDLL)
+    assert len(made.read_bytes()) == len(whole) and build._is_whole(made)
