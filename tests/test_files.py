@@ -14,7 +14,7 @@ from tapertune.errors import TapertuneError
 
 SOURCE = Path(files.__file__).parent
 # what moves files that are whole already, and a compiler's output, whose name its own cache knows
-OTHER_RENAMES = {"train/run_folder.py", "kernels/native/build.py", "compare/claims.py"}
+OTHER_RENAMES = {"train/run_folder.py", "kernels/native/build.py", "compare/claims.py", "train/replaced.py"}
 WRITERS: dict[str, tuple[Callable[..., Path], Any, bytes]] = {
     "text": (files.write_text, "a\nb \ud800", b"a\nb ?"),
     "bytes": (files.write_bytes, b"\x00\xff", b"\x00\xff"),

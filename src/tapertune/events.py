@@ -1,9 +1,9 @@
 """What happened while an adapter was trained, as JSON lines. Standard library only.
 
 Every line is one object with ``v`` (schema version), ``type`` and ``step``: the optimizer steps done by then, or, for
-``freeze`` and ``prune``, the index t (from 0) of the step at which it happened, as in the papers' figures. Lines hold
-no clock and no host name, so that a run that was stopped and resumed writes the same file, byte for byte, as one that
-was not.
+``freeze``, ``prune`` and ``skip``, the index t (from 0) of the step at which it happened, as in the papers' figures.
+Lines hold no clock and no host name, so that a run that was stopped and resumed writes the same file, byte for byte, as
+one that was not.
 
 =========== ==========================================================================================================
 type        fields beside ``v``, ``type``, ``step``
@@ -16,6 +16,7 @@ freeze      ``names`` (factor names), ``threshold`` (float or null), ``remaining
             ``trainable`` (after freezing), and ``folded`` (modules computed as one weight by now) where the plan folds
 prune       ``ranks`` (rank components in use by module, of all modules), ``budget`` (int or null), ``threshold``,
             ``remaining``, ``removed`` (whether the others' parameters are gone, not only masked), ``trainable``
+skip        ``first`` (the first factor whose gradient is not finite), ``skipped`` (steps left out so far)
 loss        ``loss``, and ``lr``, ``grad_norm`` where known
 eval        ``metrics`` (object of numbers)
 end         ``trainable``, ``average_trainable`` (mean over all steps of the parameters that trained in each)
@@ -34,7 +35,7 @@ from .errors import TapertuneError
 from .files import write_text
 
 VERSION = 1
-TYPES = ("start", "freeze", "prune", "loss", "eval", "end")
+TYPES = ("start", "freeze", "prune", "skip", "loss", "eval", "end")
 Event = dict[str, Any]
 
 

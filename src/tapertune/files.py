@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -155,6 +156,15 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise TapertuneError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of that name is one that ``whole_file`` or ``whole_folder`` left when its process was killed.
+
+    >>> is_temporary(".0123456789abcdef.tmp.json"), is_temporary("run.json.tmp"), is_temporary("run.json")
+    (True, True, False)
+    """
+    return name.endswith(".tmp") or re.match(r"\.[0-9a-f]{16}\.tmp", name) is not None
 
 
 def usual_permissions(folder: Path) -> None:

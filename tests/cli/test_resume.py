@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,20 @@ def test_every_methods_default_run(cli: Any, root: Path, method: str, monkeypatc
     types = [event["type"] for event in read_events(cut / "events.jsonl")]
     assert types.count("start") == types.count("end") == 1
     assert method not in DECIDING or DECIDING[method] in types
+
+
+def test_sigterm_ends_the_command_with_143(cli: Any, root: Path) -> None:
+    from tapertune.train.trainer import Checkpointing
+
+    file, inner = write_run(root, "lora"), Checkpointing.on_step_end
+
+    def terminated(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        inner(self, args, state, control, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpointing, "on_step_end", terminated)
+        done = cli("train", file, "--output-dir", root / "terminated")
+    assert done.code == 143 and "tapertune train --resume --output-dir" in done.err
+    assert len(done.err.strip().splitlines()) == 1 and (root / "terminated" / "checkpoint-2").is_dir()

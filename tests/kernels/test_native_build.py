@@ -90,3 +90,17 @@ def test_a_former_name_is_the_present_one_and_is_warned_of(monkeypatch: pytest.M
     with pytest.raises(TapertuneError, match="lowrank"):
         kernel_name()
     selection._renamed.cache_clear()
+
+
+@has_compiler
+@pytest.mark.parametrize("damage", ["shorter", "empty", "changed"])
+def test_a_damaged_library_is_made_anew(anew: Path, damage: str) -> None:
+    """Loading one that is cut short would end the process."""
+    assert build.library() is not None
+    (made,) = anew.iterdir()
+    whole = made.read_bytes()
+    bad = {"shorter": whole[: len(whole) // 2], "empty": b"", "changed": whole[:-100] + b"x" + whole[-99:]}[damage]
+    made.unlink()  # what is loaded stays mapped
+    made.write_bytes(bad)
+    assert isinstance(build.library(), ctypes.CDLL)
+    assert len(made.read_bytes()) == len(whole) and build._is_whole(made)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tapertune.errors import TapertuneError
 from tapertune.tasks import TASKS, cache
 from tapertune.tasks.encode import encode
 
@@ -89,10 +88,39 @@ def test_few_rows_are_not_kept(tokenizer: Any, folder: Path) -> None:
 def test_a_failed_write_leaves_nothing(tokenizer: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet
 
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
         raise OSError("the disk is full")
 
     monkeypatch.setattr(pyarrow.parquet, "write_table", fail)
-    with pytest.raises(TapertuneError, match=r"cannot write .*parquet.: the disk is full"):
-        cache.encode_cached(TASK, EXAMPLES, tokenizer, 6)
+    assert len(cache.encode_cached(TASK, EXAMPLES, tokenizer, 6).rows) == 20
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
+def test_damaged_rows_are_made_anew(
+    tokenizer: Any, folder: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    made = cache.encode_cached(TASK, EXAMPLES, tokenizer, 6)
+    (path,) = folder.iterdir()
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "changed":
+        path.write_bytes(data[:60] + bytes([data[60] ^ 1]) + data[61:])
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"input_ids": [[1]]}), path)
+    again = cache.encode_cached(TASK, EXAMPLES, tokenizer, 6)
+    assert again.rows == made.rows and "cannot be used" in caplog.text
+    caplog.clear()
+    assert cache.encode_cached(TASK, EXAMPLES, tokenizer, 6).rows == made.rows and not caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tokenizer: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("a file in the folder's place")
+    assert len(cache.encode_cached(TASK, EXAMPLES, tokenizer, 6).rows) == 20
+    assert "encoded rows are not kept in" in caplog.text

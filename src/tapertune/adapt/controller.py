@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from ..errors import TapertuneError
 from .factor_rates import FactorRates
+from .finite import MOST_IN_A_ROW, FiniteSteps
 from .following import Following, check_optimizer, no_gradients
 from .gradient_check import GradientCheck
 from .journal import EventSink, Journal, describe
@@ -40,6 +41,7 @@ class Controller:
         distributed: keep ``requires_grad`` of frozen factors on and drop their gradients before each step; mask pruned
             ranks rather than remove them.
         factor_rates: learning rates of factors as multiples of the run's, by the factor's name.
+        max_skipped_steps: a step whose gradients are not finite is left out; more than so many in a row end training.
 
     Raises:
         TapertuneError: a plan does not fit the run's length, or names a factor that the adapter does not have.
@@ -57,6 +59,7 @@ class Controller:
         other_trainable: int = 0,
         distributed: bool = False,
         factor_rates: Mapping[str, float] | None = None,
+        max_skipped_steps: int = MOST_IN_A_ROW,
     ) -> None:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
@@ -66,6 +69,9 @@ class Controller:
         self.distributed = distributed
         self.factor_rates = {name: ratio for name, ratio in (factor_rates or {}).items() if ratio != 1}
         self.step = 0
+        self.saved_in: str | None = None  # the folder of the last saved state
+        self.finite = FiniteSteps(max_skipped_steps)
+        self.wrappers: list[Any] = []  # around the optimizer, which schedulers ask whether a step was skipped
         self._optimizer: Any | None = None
         self._following: Following | None = None
         self._rates: FactorRates | None = None
@@ -185,9 +191,12 @@ class Controller:
         self._skipped = found is not None and bool(found)
         if self._skipped:
             return
-        self._look_for_gradients()
         for runner in self.runners:
             runner.penalise(1.0 if scale is None else scale)
+        self._skipped = self._is_not_finite(optimizer)
+        if self._skipped:
+            return
+        self._look_for_gradients()
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.tally.count_step()
@@ -207,6 +216,14 @@ class Controller:
             return None
         handles = self.handles.values()
         return FactorRates(optimizer, lambda: {id(h.parameter): self.factor_rates.get(h.factor, 1.0) for h in handles})
+
+    def _is_not_finite(self, optimizer: Any) -> bool:
+        where = self.finite.leaves_out(optimizer, self._names(), self.step, self.saved_in)
+        for wrapper in self.wrappers:
+            wrapper._is_overflow = where is not None
+        if where is not None:
+            self.journal.write("skip", self.step, first=where, skipped=self.finite.skipped)
+        return where is not None
 
     def _look_for_gradients(self) -> None:
         if not self._gradients.found and self.runners:
@@ -316,6 +333,7 @@ class Controller:
             "last_freeze_step": max(self.frozen.values(), default=None),
             "ranks": self.ranks,
             "steps": self.step,
+            "skipped": self.finite.skipped,
         }
 
     def finish(self) -> None:
@@ -360,6 +378,7 @@ class Controller:
                 "optimizer": layout(self._optimizer, self._names()),
                 "trainable_start": self.tally.start,
                 "trainable_sum": self.tally.sum,
+                "finite": self.finite.state(),
                 "events": self.journal.count,
             },
         }
@@ -377,6 +396,7 @@ class Controller:
         self.step = saved["step"]
         self.tally.start, self.tally.sum = saved["trainable_start"], saved["trainable_sum"]
         self._gradients.found = saved.get("has_gradients", True)
+        self.finite.load(saved.get("finite", [0, 0]))
         self._started = set(saved.get("started", self._started))
         self._train_again(self._started.difference(*(values["frozen"] for values in saved["runners"])))
         load_runners(self.runners, state, self._started)

@@ -1,6 +1,6 @@
 """The command line: what commands there are, and how each way of ending becomes an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .methods import methods
 from .predict import predict
 from .recipes import recipes
 from .report import report
-from .train import train
+from .train import Interrupted, train
 from .tune import tune
 from .validate import validate
 
@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(args=arguments, prog_name="tapertune", standalone_mode=False)
     except TapertuneError as error:
         return _fail(str(error), 2)
+    except Interrupted as error:
+        return _fail(str(error), error.code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

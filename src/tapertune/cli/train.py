@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from ..runfile.settings import RunSettings
 
 
+class Interrupted(Exception):
+    """A signal has ended a run in good order.
+
+    Args:
+        message: what is there and how to go on.
+        code: of the process's exit.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def train(
     context: typer.Context,
     config: Annotated[str | None, typer.Argument(metavar="FILE", help="Run file (YAML).", show_default=False)] = None,
@@ -23,7 +36,7 @@ def train(
     output_dir: Annotated[str | None, typer.Option(help="The run's folder. [default: runs/METHOD-TASK]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that the folder holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
 ) -> None:
     """Fine-tune a model and write a run folder: adapter, results, events, report.
 
@@ -45,10 +58,14 @@ def train(
     from ..train.distributed import is_first
     from ..train.progress import display_for
     from ..train.runner import run
+    from ..train.trainer import Terminated
 
     folder = Path(settings.output_dir)
-    with display_for(settings.name) as display:
-        run(settings, resume=resume, overwrite=overwrite, display=display)
+    try:
+        with display_for(settings.name) as display:
+            run(settings, resume=resume, overwrite=overwrite, display=display)
+    except KeyboardInterrupt as error:
+        raise Interrupted(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130) from error
     if not is_first():
         return
     report = write_html([folder], folder / "report.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ def load_adapter(model: Any, folder: Path) -> Any:
     """``PeftModel.from_pretrained``, for evaluation.
 
     Raises:
-        TapertuneError: the files are damaged, or the adapter was made for another model or another number of labels.
+        TapertuneError: the files are damaged or lack weights, or the adapter was made for another model or another
+            number of labels.
     """
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            return PeftModel.from_pretrained(model, str(folder)).eval()
+    except UserWarning as error:
+        missing = str(error).partition("[")[2].partition("]")[0].partition(",")[0]
+        raise TapertuneError(f"the adapter in {str(folder)!r} lacks weights, such as {missing}") from error
     except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise TapertuneError(f"the adapter in {str(folder)!r} does not fit the base model: {reason[:300]}") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .loop import attach
+from .manifest import whole_checkpoint
 from .state import read_state, restore, save_state
 from .trainer import TapertuneCallback
 
-__all__ = ["TapertuneCallback", "attach", "read_state", "restore", "save_state"]
+__all__ = ["TapertuneCallback", "attach", "read_state", "restore", "save_state", "whole_checkpoint"]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..adapt import BottomUp, Controller, make_plans, merge
+from ..adapt.finite import MOST_IN_A_ROW
 from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
@@ -25,6 +26,7 @@ def attach(
     adapter_name: str = "default",
     plan: Spec | None = None,
     events: EventSink | None = None,
+    max_skipped_steps: int = MOST_IN_A_ROW,
 ) -> Controller:
     """Lets a plan run over a model's adapter from the optimizer's next step on.
 
@@ -37,6 +39,9 @@ def attach(
         adapter_name: the adapter.
         plan: changes to the config's plan, such as ``{"schedule": {"warmup": 100}}``.
         events: where events go, such as ``tapertune.events.EventLog("events.jsonl")``.
+        max_skipped_steps: a step whose gradients hold NaN or infinity is left out; more than so many in a row raise
+            ``Diverged``, an ArithmeticError. Step torch's learning rate schedulers only where
+            ``controller.finite.last`` is false; Accelerate's do so by themselves.
 
     Returns:
         The controller. ``tapertune.integrations.save_state`` and ``restore`` stop and resume it; ``finish()`` ends the
@@ -46,8 +51,27 @@ def attach(
         TapertuneError: no such adapter, a plan that does not fit it or the run, or an optimizer that does not step on
             the adapter.
     """
-    controller = build_controller(model, total_steps=total_steps, adapter_name=adapter_name, plan=plan, events=events)
-    return controller.attach(bare_optimizer(optimizer))
+    controller = build_controller(
+        model,
+        total_steps=total_steps,
+        adapter_name=adapter_name,
+        plan=plan,
+        events=events,
+        max_skipped_steps=max_skipped_steps,
+    )
+    return attach_to(controller, optimizer)
+
+
+def attach_to(controller: Controller, optimizer: Any) -> Controller:
+    """Lets a controller follow an optimizer, bare or in the wrappers of a launcher."""
+    bare = bare_optimizer(optimizer)
+    controller.attach(bare)
+    controller.wrappers = []
+    while optimizer is not bare:
+        if hasattr(optimizer, "_is_overflow"):  # Accelerate's
+            controller.wrappers.append(optimizer)
+        optimizer = optimizer.optimizer
+    return controller
 
 
 def build_controller(
@@ -57,6 +81,7 @@ def build_controller(
     adapter_name: str = "default",
     plan: Spec | None = None,
     events: EventSink | None = None,
+    max_skipped_steps: int = MOST_IN_A_ROW,
 ) -> Controller:
     """The controller of a model's adapter, not yet attached to an optimizer."""
     config = find_config(model, adapter_name)
@@ -69,6 +94,7 @@ def build_controller(
         plans,
         total_steps,
         events=events,
+        max_skipped_steps=max_skipped_steps,
         method=config.method,
         adapter=adapter_name,
         other_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in inside),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,13 +17,20 @@ from ..files import whole_file
 STATE_FILE = "tapertune_state.safetensors"
 
 
-def save_state(controller: Controller, folder: str | os.PathLike[str]) -> Path:
-    """Writes the controller's state into a folder, whole or not at all."""
+def save_state(controller: Controller, folder: str | os.PathLike[str], **others: Any) -> Path:
+    """Writes the controller's state into a folder, whole or not at all.
+
+    Args:
+        controller: whose.
+        folder: that is there.
+        **others: JSON values to keep beside it; ``read_state`` returns them under ``json``.
+    """
     state = controller.state_dict()
     path = Path(folder) / STATE_FILE
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state["tensors"].items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"tapertune": json.dumps(state["json"], sort_keys=True)})
+        save_file(tensors, temporary, metadata={"tapertune": json.dumps({**state["json"], **others})})
+    controller.saved_in = str(folder)
     return path
 
 
@@ -47,3 +55,4 @@ def read_state(folder: str | os.PathLike[str]) -> dict:
 def restore(controller: Controller, folder: str | os.PathLike[str]) -> None:
     """Lets a controller go on from a checkpoint folder."""
     controller.load_state_dict(read_state(folder))
+    controller.saved_in = str(folder)

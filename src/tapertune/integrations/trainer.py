@@ -12,12 +12,16 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import Controller
+from ..adapt.finite import MOST_IN_A_ROW
 from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
 from ..host import find_config, suggest_learning_rate
 from ..methods.rates import SuggestedRate
-from .loop import bare_optimizer, build_controller
+from .continuation import Continuation
+from .loop import attach_to, build_controller
+from .manifest import find_fault, write_manifest
+from .same_run import check_facts, facts
 from .state import STATE_FILE, read_state, save_state
 from .watch import LearningWatch
 
@@ -38,6 +42,8 @@ class TapertuneCallback(TrainerCallback):
             of the folders there.
         adapter_name: the adapter.
         say: told in a line that the run learns nothing; without it, the line is logged as a warning of ``tapertune``.
+        max_skipped_steps: a step whose gradients hold NaN or infinity is left out, of the learning rate's schedule
+            too; more than so many in a row end training.
 
     Attributes:
         controller: from the start of training on.
@@ -50,10 +56,14 @@ class TapertuneCallback(TrainerCallback):
         resume_from: str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
         say: Callable[[str], None] | None = None,
+        max_skipped_steps: int = MOST_IN_A_ROW,
     ) -> None:
+        self.max_skipped_steps = max_skipped_steps
         self.plan, self.events, self.adapter_name = plan, events, adapter_name
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
+        self._continuation = Continuation()
+        self._facts: dict[str, Any] = {}
         self._warned = False
         self._last_save = -1
         self._watch = LearningWatch("", say=say)
@@ -71,20 +81,42 @@ class TapertuneCallback(TrainerCallback):
             else None
         )
         self.controller = build_controller(
-            kwargs["model"], total_steps=state.max_steps, adapter_name=self.adapter_name, plan=self.plan, events=sink
+            kwargs["model"],
+            total_steps=state.max_steps,
+            adapter_name=self.adapter_name,
+            plan=self.plan,
+            events=sink,
+            max_skipped_steps=self.max_skipped_steps,
         )
+        inside = {id(handle.parameter) for handle in self.controller.handles.values()}
+        self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:
+            check_facts(saved["json"].get("run", {}), self._facts)
             self.controller.load_state_dict(saved)
-        self.controller.attach(bare_optimizer(kwargs["optimizer"]))
+            self.controller.saved_in = str(folder)
+        attach_to(self.controller, kwargs["optimizer"])
         self._watch.name, self._watch.rule = self.controller.method, self._rule(args, state, kwargs["model"])
         self._watch.on_train_begin(args, state, control, **kwargs)
         _WatchedState.watch(state, self)
+        self._continuation.begin(state, None if saved is None else saved["json"].get("trainer"), folder)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._continuation.on_step_begin()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._continuation.on_epoch_end()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # an optimizer that has stepped inside backward leaves no gradient, and Accelerate does not step all such kinds
-        if self.controller is not None and self.controller.step == 0 and state.global_step >= 2:
+        if self.controller is None or self.controller.finite.skipped:
+            return
+        if self.controller.step == 0 and state.global_step >= 2:
             self.controller.check_gradients()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -92,7 +124,7 @@ class TapertuneCallback(TrainerCallback):
             return
         self.controller.count_step()
         self._watch.on_step_end(args, state, control, **kwargs)
-        if not self._warned and self.controller.step == 0 and state.global_step >= 3:
+        if not self._warned and self.controller.step == self.controller.finite.skipped == 0 and state.global_step >= 3:
             self._warned = True
             warnings.warn(
                 f"after {state.global_step} steps of Trainer the adaptation plan has not seen one: the optimizer that "
@@ -103,6 +135,7 @@ class TapertuneCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._watch.on_log(args, state, control, **kwargs)
         logs = kwargs.get("logs") or {}
+        self._continuation.on_log(state, logs)
         if "loss" in logs:
             self._emit("loss", state.global_step, **{ours: float(logs[k]) for k, ours in _LOGGED.items() if k in logs})
 
@@ -117,12 +150,16 @@ class TapertuneCallback(TrainerCallback):
         self._emit("eval", state.global_step, metrics=metrics)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._last_save == state.global_step or not args.should_save:
+        if self.controller is None or self._last_save == state.global_step:
+            return
+        if not args.should_save:
+            self._continuation.note()
             return
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         if folder.is_dir():
             self.save_beside(folder, state.global_step)
-        elif self.controller is not None:
+        else:
+            self._continuation.note()
             warnings.warn(
                 f"the checkpoint of step {state.global_step} has no {STATE_FILE}: Trainer has not written its state, "
                 f"and there is no {folder}. Training cannot go on from this checkpoint",
@@ -130,9 +167,11 @@ class TapertuneCallback(TrainerCallback):
             )
 
     def save_beside(self, folder: Path, step: int) -> None:
-        """Writes the controller's state into a checkpoint of Trainer's."""
+        """Writes the controller's state into a checkpoint of Trainer's, and what all of the checkpoint is."""
         if self.controller is not None:
-            save_state(self.controller, folder)
+            # asks all processes, so that what each of them writes is there
+            save_state(self.controller, folder, trainer=self._continuation.note(), run=self._facts)
+            write_manifest(folder)
             self._last_save = step
 
     def on_train_end(
@@ -140,6 +179,7 @@ class TapertuneCallback(TrainerCallback):
     ) -> None:
         _WatchedState.leave(state)
         self._watch.stop()
+        self._continuation.end()
         if self.controller is not None:
             self.controller.finish()
 
@@ -167,6 +207,12 @@ class TapertuneCallback(TrainerCallback):
             raise TapertuneError(
                 f"training resumes at step {state.global_step}, but {places[0]} {what}; "
                 "pass TapertuneCallback(resume_from=...) with the checkpoint's folder"
+            )
+        fault = find_fault(folders[0])
+        if fault is not None and not fault.cut_short:  # of an earlier version, checkpoints have no manifest
+            raise TapertuneError(
+                f"cannot go on from {str(folders[0])!r}: {fault.reason}; tapertune.integrations.whole_checkpoint(...) "
+                "names the newest checkpoint that is whole"
             )
         return folders[0]
 

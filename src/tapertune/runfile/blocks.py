@@ -77,6 +77,13 @@ class HeadBlock(Block):
     dropout: float | None = Field(None, ge=0, lt=1, description="before the classifier; none: the model's own")
 
 
+class EarlyStoppingBlock(Block):
+    """When to end training before its last step; ``training.metric_for_best_model`` says what is looked at."""
+
+    patience: int = Field(ge=1, description="evaluations in a row that may be no better than the best")
+    threshold: float = Field(0.0, ge=0, description="how much better the metric has to be to count")
+
+
 class QuantizationBlock(Block):
     """How bitsandbytes quantises the base model's linear layers while it is loaded; the head stays whole."""
 

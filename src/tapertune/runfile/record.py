@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +13,8 @@ from ..files import read_json, write_json
 
 VERSION = 1
 FILE = "run.json"
+_RUNNING = b'"running"'
+_FAILED = b'"failed" '  # of the same length
 _Model = TypeVar("_Model", bound=BaseModel)
 Status = Literal["running", "done", "failed", "interrupted"]
 
@@ -114,11 +117,26 @@ class Record(_Part):
     memory: Memory | None = None
     adapter_bytes: int | None = None
     steps: int | None = None
+    skipped_steps: int | None = None
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes ``run.json``, whole or not at all; fields not known yet are left out."""
     write_json(folder / FILE, record.model_dump(mode="json", exclude=_unset(record)))
+
+
+def write_end(folder: Path, record: Record) -> None:
+    """Writes how a run has ended that is not done, as well as it can be written: on a full disk, into the record that
+    is there, as long as the word fits."""
+    try:
+        write_record(folder, record)
+    except TapertuneError:
+        path = folder / FILE
+        with suppress(OSError), path.open("rb+") as file:
+            start = file.read().find(_RUNNING)
+            if start >= 0:
+                file.seek(start)
+                file.write(_FAILED)
 
 
 def read_record(folder: Path) -> Record:
@@ -154,6 +172,6 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
 def _unset(record: Record) -> set[str]:
     optional = (
         "rows", "learning_rate", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes",
-        "steps",
+        "steps", "skipped_steps",
     )  # fmt: skip
     return {name for name in optional if getattr(record, name) is None}

@@ -17,7 +17,7 @@ from ..errors import TapertuneError, bad_value, unknown
 from ..redaction import HIDDEN, hide_secrets
 from . import yamlfile
 from .arguments import check_training, training_defaults
-from .blocks import Block, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
+from .blocks import Block, EarlyStoppingBlock, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
 
 if TYPE_CHECKING:
     from ..host.config import ChainConfig
@@ -45,6 +45,10 @@ class RunSettings(Block):
     plan: dict[str, Any] | list[dict[str, Any]] | None = Field(None, description="changes to the method's plan")
     training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments")
     head: HeadBlock = Field(default_factory=lambda: HeadBlock.model_validate({}))
+    early_stopping: EarlyStoppingBlock | None = Field(None, description="end training early; none: train to the end")
+    max_skipped_steps: int = Field(
+        5, ge=0, description="steps in a row that may be left out as their gradients are NaN or infinite"
+    )
     output_dir: str = Field("", description="the run's folder; empty: runs/NAME")
     seed: int = Field(42, ge=0, description="of the head's start, the adapter's start, data order and dropout")
 

@@ -21,6 +21,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
         ("averaged over training", f"{count.average:,.0f}"),
         ("at the end", f"{count.end:,}"),
         ("head parameters", f"{count.head:,}"),
+        *([("steps left out (not finite)", f"{record.skipped_steps:,}")] if record.skipped_steps else []),
         ("training time", f"{record.time.train_seconds:.0f} s"),
         ("training FLOPs", f"{record.flops.total:.3g}"),
         ("peak memory", f"{record.memory.peak_rss_bytes / 2**20:,.0f} MiB"),

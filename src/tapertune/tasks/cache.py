@@ -1,18 +1,21 @@
 """Encoded training rows, kept by what they were made from: rows, task, tokenizer and length.
 
-They lie in ``TAPERTUNE_CACHE``, else in ``~/.cache/tapertune``; deleting them costs only time.
+They lie in ``TAPERTUNE_CACHE``, else in ``~/.cache/tapertune``; deleting them costs only time, and a
+folder that is full, read-only or damaged is done without.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..errors import TapertuneError
 from ..files import whole_file
 from .base import Task
 from .encode import encode
@@ -22,6 +25,7 @@ FOLDER = "TAPERTUNE_CACHE"
 LEAST = 1000  # fewer rows are encoded as fast as they are read back
 _VERSION = 2
 _OWNER, _COUNTS = "__owner", b"counts"
+_log = logging.getLogger("tapertune")
 _COUNTED = ("truncated", "answers_cut", "empty", "left_out")
 
 
@@ -72,13 +76,17 @@ def _read(path: Path, examples: Sequence[Example]) -> Encoded | None:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (FileNotFoundError, pyarrow.lib.ArrowException):
-        return None  # not there, or not whole: it is made anew
-    rows = table.to_pylist()
-    owners = [row.pop(_OWNER) for row in rows]
-    counts = json.loads((table.schema.metadata or {})[_COUNTS])
-    return Encoded(rows=rows, examples=examples, owners=owners, **counts)
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        rows = table.to_pylist()
+        owners = [row.pop(_OWNER) for row in rows]
+        counts = json.loads((table.schema.metadata or {})[_COUNTS])
+        return Encoded(rows=rows, examples=examples, owners=owners, **{name: counts[name] for name in _COUNTED})
+    except FileNotFoundError:
+        return None
+    except (OSError, pyarrow.lib.ArrowException, KeyError, ValueError, TypeError) as error:
+        # not whole, not ours, or not readable: it is made anew
+        _log.warning("encoded rows in %s cannot be used (%s): they are made anew", path, _first_line(error))
+        return None
 
 
 def _write(path: Path, encoded: Encoded) -> None:
@@ -88,5 +96,12 @@ def _write(path: Path, encoded: Encoded) -> None:
     rows = [{**row, _OWNER: owner} for row, owner in zip(encoded.rows, encoded.owners, strict=True)]
     counts = json.dumps({name: getattr(encoded, name) for name in _COUNTED})
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({_COUNTS: counts.encode()})
-    with whole_file(path, parents=True) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
+    try:
+        with whole_file(path, parents=True) as temporary:
+            pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
+    except TapertuneError as error:
+        _log.warning("encoded rows are not kept: %s", error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """``python -m tapertune.train < SETTINGS``: one run in a process of its own, so that its peak memory is its alone.
 
 Settings are YAML or JSON on standard input. Exit codes are the command's: 0 done, 1 failed, 2 wrong settings,
-130 interrupted.
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def main() -> int:
     except TapertuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        if str(error):
+            print(f"error: {error}", file=sys.stderr)
+        return 143 if type(error).__name__ == "Terminated" else 130
     return 0
 
 

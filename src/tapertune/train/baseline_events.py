@@ -8,15 +8,32 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ..adapt.finite import MOST_IN_A_ROW, FiniteSteps
+from ..adapt.following import Following
 from ..events import EventLog, read_events
+from ..integrations.loop import bare_optimizer
+from ..integrations.manifest import checkpoints
 from . import distributed
+from .costs import Costs
 from .run_folder import EVENTS
 
 
 class BaselineEvents(TrainerCallback):
     """Writes the events of a run without an adapter: the counts do not change, losses and scores do."""
 
-    def __init__(self, folder: Path, method: str, adapter: int, head: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        method: str,
+        adapter: int,
+        head: int,
+        costs: Costs | None = None,
+        limit: int = MOST_IN_A_ROW,
+    ) -> None:
+        self._costs, self._finite = costs or Costs(), FiniteSteps(limit)
+        self._following: Following | None = None
+        self._wrapper: Any = None
+        self._step = 0
         self._path, self._method, self._adapter, self._head = folder / EVENTS, method, adapter, head
         self._log: EventLog | None = None
 
@@ -25,7 +42,11 @@ class BaselineEvents(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Everything up to a checkpoint's step is written before the checkpoint.
-        done = state.global_step
+        done = self._step = state.global_step
+        self._finite.load([self._costs.skipped_steps, 0])
+        self._wrapper = kwargs.get("optimizer")
+        if self._wrapper is not None:
+            self._following = Following(bare_optimizer(self._wrapper), self._before_step, lambda optimizer: None)
         keep = sum(event["step"] <= done for event in read_events(self._path)) if done else 0
         self._log = EventLog(self._path, keep=keep) if distributed.is_first() else None
         if not done:
@@ -59,6 +80,19 @@ class BaselineEvents(TrainerCallback):
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         count = self._adapter + self._head
         self._write("end", state.global_step, trainable=count, average_trainable=float(count))
+        if self._following is not None:
+            self._following.stop()
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._step = state.global_step
+
+    def _before_step(self, optimizer: Any) -> None:
+        saved = checkpoints(self._path.parent)
+        where = self._finite.leaves_out(optimizer, {}, self._step, str(saved[-1]) if saved else None)
+        self._wrapper._is_overflow = where is not None
+        if where is not None:
+            self._costs.skipped_steps = self._finite.skipped
+            self._write("skip", self._step, first=where, skipped=self._finite.skipped)
 
     def _write(self, type: str, step: int, **fields: Any) -> None:
         if self._log is not None:

@@ -57,6 +57,15 @@ def total(value: int) -> int:
     return sum(gathered([value], distributed.get_world_size() if _joined() else 1))
 
 
+def any_of(value: bool) -> bool:
+    """Whether it is so in any process."""
+    if not _joined():
+        return value
+    flag = torch.tensor(int(value), device=PartialState().device)
+    distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
 def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 

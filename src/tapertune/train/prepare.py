@@ -77,6 +77,7 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
         form=block.form,
     )
     _check_best(loaded.task, args)
+    _check_early_stopping(settings, args)
     _check_plan(settings, total_steps(args, 1 if isinstance(loaded.train, Table) else len(loaded.train)))
     built = build(settings, loaded.task)
     check_model_length(settings.model, built.model, loaded.task.max_length)
@@ -176,6 +177,16 @@ def _check_best(task: Task, args: TrainingArguments) -> None:
     names = [*get_kind(task.kind).metric_names(task), "loss"]
     if wanted is not None and wanted.removeprefix("eval_") not in names:
         raise unknown("training.metric_for_best_model", wanted, names)
+
+
+def _check_early_stopping(settings: RunSettings, args: TrainingArguments) -> None:
+    """Is there something to see that training may end?"""
+    if settings.early_stopping is None:
+        return
+    if args.metric_for_best_model is None:
+        raise TapertuneError("early_stopping needs training.metric_for_best_model, such as loss")
+    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+        raise TapertuneError("early_stopping needs evaluations: training.eval_strategy is 'no', must be steps or epoch")
 
 
 def _check_plan(settings: RunSettings, steps: int) -> None:

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..integrations.manifest import checkpoints
 from ..integrations.watch import LearningWatch
 from ..methods.rates import SuggestedRate
 from ..redaction import hide_in_text
 from ..runfile import environment
-from ..runfile.record import Parameters, Record, Rows, read_record, write_record
+from ..runfile.record import Parameters, Record, Rows, read_record, write_end, write_record
 from ..runfile.settings import BASELINES, RunSettings
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
 from . import distributed
 from .baseline_events import BaselineEvents
+from .costs import load_costs
 from .finish import finish
+from .lock import check_free, locked
 from .measure import forward_of, metrics_of
 from .prepare import Prepared, prepare
 from .progress import Display
 from .rates import rate_line, rate_of_record, record_of_rate
-from .run_folder import check_new, check_resume, clear, drop_partial_checkpoints
+from .replaced import drop_aside, put_back, recover, set_aside
+from .run_folder import (
+    ASIDE,
+    check_new,
+    check_resume,
+    clear,
+    drop_checkpoints_after,
+    drop_partial_checkpoints,
+    is_cut_short,
+    whole_checkpoints,
+)
 from .suppress_logging import suppress_logging
-from .trainer import Checkpointing, Clock, RunTrainer, load_costs
+from .trainer import Checkpointing, Clock, RunTrainer
+
+_RESULTS = ("adapter_model.safetensors", "model.safetensors")
 
 
 def run(
@@ -40,7 +57,7 @@ def run(
     Args:
         settings: from ``load_settings``.
         resume: go on from the last whole checkpoint in the folder.
-        overwrite: delete the run that the folder holds.
+        overwrite: replace the run that the folder holds, once this one has a whole checkpoint or is done.
         display: shows progress.
 
     Returns:
@@ -48,36 +65,39 @@ def run(
 
     Raises:
         TapertuneError: settings, data or folder cannot be used; nothing is written then.
-        KeyboardInterrupt: passed on after the state ``interrupted`` is written.
+        KeyboardInterrupt: passed on after the state ``interrupted`` is written, with what to do next as its text;
+            ``Terminated`` after SIGTERM, for which training writes a checkpoint.
     """
     folder = Path(settings.output_dir)
     if resume and overwrite:
         raise TapertuneError("--resume and --overwrite exclude each other")
-    checkpoint = check_resume(folder, settings) if resume else None
-    if not resume:
-        check_new(folder, overwrite=overwrite)
+    _look(folder, resume=resume, overwrite=overwrite)
+    checkpoint, notes = check_resume(folder, settings) if resume else (None, [])
     prepared = prepare(settings, _rule_before(folder) if resume else None)
     record = _first_record(settings, prepared)
+    adapts = settings.method.name not in BASELINES
+    checkpointing = Checkpointing(load_costs(checkpoint), checkpoint, continues=not adapts)
+    trained = _Training(prepared, checkpointing, display)
     distributed.wait()  # all have looked at the folder
-    if distributed.is_first():
-        _begin(folder, record, [*_noted(prepared.notes), *_of_rate(prepared)], resume=resume)
-    distributed.wait()
-    try:
-        with suppress_logging():
-            record = _train(prepared, record, folder, checkpoint, display)
-    except KeyboardInterrupt:
+    with _first_only(folder), checkpointing.heeding_sigterm():
         if distributed.is_first():
-            drop_partial_checkpoints(folder)
-            write_record(folder, record.model_copy(update={"status": "interrupted"}))
-        raise
-    except Exception as error:
-        if distributed.is_first():
-            reason = hide_in_text(f"{type(error).__name__}: {error}")
-            write_record(folder, record.model_copy(update={"status": "failed", "error": reason}))
-        raise
-    if distributed.is_first():
-        write_record(folder, record)
-    distributed.wait()
+            if not resume:
+                check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
+            _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
+            _begin(folder, record, checkpoint, resume=resume)
+        distributed.wait()
+        try:
+            with suppress_logging():
+                record = trained.run(record, folder, checkpoint)
+            if distributed.is_first():
+                write_record(folder, record)
+                drop_aside(folder)
+        except KeyboardInterrupt as error:
+            raise type(error)(_stop(folder, record, status="interrupted")) from error
+        except Exception as error:
+            _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
+            raise
+        distributed.wait()
     return record.model_dump(mode="json")
 
 
@@ -87,14 +107,56 @@ def _rule_before(folder: Path) -> SuggestedRate | None:
     return None if kept is None else rate_of_record(kept)
 
 
-def _begin(folder: Path, record: Record, lines: list[str], *, resume: bool) -> None:
-    _tell(lines)
+def _look(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raises TapertuneError if the folder is in use or holds what a new run may not touch."""
+    if distributed.is_first() and folder.is_dir():
+        check_free(folder)
+        recover(folder, resume=resume)
+    if not resume:
+        check_new(folder, overwrite=overwrite)
+
+
+@contextmanager
+def _first_only(folder: Path) -> Iterator[None]:
+    """The folder, made and locked by the first process."""
+    if not distributed.is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield
+
+
+def _begin(folder: Path, record: Record, checkpoint: Path | None, *, resume: bool) -> None:
     if resume:
-        drop_partial_checkpoints(folder)
+        drop_checkpoints_after(folder, checkpoint)
+    elif _has_result(folder):
+        set_aside(folder)
     else:
         clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, record)
+
+
+def _has_result(folder: Path) -> bool:
+    """Whether the run in a folder is worth keeping until another has a checkpoint."""
+    return any((folder / name).is_file() for name in _RESULTS) or bool(whole_checkpoints(folder))
+
+
+def _stop(folder: Path, record: Record, *, status: str, error: str | None = None) -> str:
+    """Writes how a run has ended that is not done, and returns what to tell of it. A folder that is gone stays so."""
+    if not distributed.is_first() or not folder.is_dir():
+        return status
+    with suppress(OSError):
+        drop_partial_checkpoints(folder)  # room for what follows, too
+    if (folder / ASIDE).is_dir() and not whole_checkpoints(folder):
+        with suppress(OSError):
+            put_back(folder)
+            return f"{status} before the first checkpoint: the run that was to be replaced is back in {str(folder)!r}"
+    change = {"status": status} if error is None else {"status": status, "error": error}
+    write_end(folder, record.model_copy(update=change))
+    where = next((path.name for path in reversed(checkpoints(folder)) if not is_cut_short(path)), None)
+    again = f"tapertune train --resume --output-dir {shlex.quote(str(folder))}"
+    return f"{status}: `{again}` " + (f"goes on from {where}" if where else "begins anew: there is no checkpoint yet")
 
 
 def _tell(lines: Iterable[str]) -> None:
@@ -132,35 +194,72 @@ def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
     )
 
 
-def _train(
-    prepared: Prepared, record: Record, folder: Path, checkpoint: Path | None, display: Display | None
-) -> Record:
-    from tapertune import TapertuneCallback
+class _Training:
+    """A prepared run with its trainer, which is made before anything is written: much of what can fail does so here.
 
-    settings, built = prepared.settings, prepared.built
-    sizes = {name: parameter.numel() for name, parameter in built.model.named_parameters()}
-    head, adapter = (sum(sizes[name] for name in names) for names in (built.head, built.adapter))
-    costs = load_costs(checkpoint)
-    checkpointing = Checkpointing(costs)
-    adapts = settings.method.name not in BASELINES
-    watcher: Any = (
-        TapertuneCallback(say=_warn) if adapts else BaselineEvents(folder, settings.method.name, adapter, head)
-    )
-    shown = [] if adapts else [LearningWatch(settings.method.name, prepared.rule, _warn)]
-    shown += [] if display is None else [display]
-    trainer = trainer_of(prepared, checkpointing, [watcher, Clock(costs), *shown])
-    if display is not None:
-        display.watch(watcher.progress if not adapts else lambda: watcher.controller.progress())
-    try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finally:
-        checkpointing.release()
-    if isinstance(prepared.train, Stream):
-        _tell(_noted(prepared.train.notes()) if distributed.is_first() else [])
-        rows = {"train": Rows(**asdict(prepared.train.counts)), **(record.rows or {})}
-        record = record.model_copy(update={"rows": rows})
-    parameters = _counts(watcher.controller.summary() if adapts else None, adapter, head, built.base)
-    return finish(prepared, trainer, record, costs, parameters, folder)
+    Raises:
+        TapertuneError: a tracker, an optimizer or another part of the trainer is not installed or not possible here.
+    """
+
+    def __init__(self, prepared: Prepared, checkpointing: Checkpointing, display: Display | None) -> None:
+        from tapertune import TapertuneCallback
+
+        self.prepared, self.checkpointing = prepared, checkpointing
+        settings, built, folder = prepared.settings, prepared.built, Path(prepared.settings.output_dir)
+        sizes = {name: parameter.numel() for name, parameter in built.model.named_parameters()}
+        self._head, self._adapter = (sum(sizes[name] for name in names) for names in (built.head, built.adapter))
+        self._adapts = settings.method.name not in BASELINES
+        name = settings.method.name
+        limit, costs = settings.max_skipped_steps, checkpointing.costs
+        self._watcher: Any = (
+            TapertuneCallback(max_skipped_steps=limit, say=_warn)
+            if self._adapts
+            else BaselineEvents(folder, name, self._adapter, self._head, costs, limit)
+        )
+        watcher = self._watcher
+        clock = Clock(checkpointing.costs)
+        shown = [] if self._adapts else [LearningWatch(name, prepared.rule, _warn)]
+        shown += [] if display is None else [display]
+        existed = folder.exists()
+        try:
+            with suppress_logging():
+                stops = _early_stopping(settings)
+                self.trainer = trainer_of(prepared, checkpointing, [watcher, clock, *stops, *shown])
+                if self.trainer.accelerator.distributed_type.name in ("NO", "MULTI_CPU", "MULTI_GPU"):
+                    self.trainer.create_optimizer()
+        except (ValueError, ImportError, RuntimeError) as error:
+            if not existed and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # Trainer makes it
+            raise TapertuneError(f"training: {str(error).strip().splitlines()[0]}") from error
+        if display is not None:
+            display.watch(watcher.progress if not self._adapts else lambda: watcher.controller.progress())
+
+    def run(self, record: Record, folder: Path, checkpoint: Path | None) -> Record:
+        """Trains, evaluates and writes all but the record, which it returns."""
+        try:
+            self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            self.checkpointing.release()
+        train = self.prepared.train
+        if isinstance(train, Stream):
+            _tell(_noted(train.notes()) if distributed.is_first() else [])
+            rows = {"train": Rows(**asdict(train.counts)), **(record.rows or {})}
+            record = record.model_copy(update={"rows": rows})
+        summary = self._watcher.controller.summary() if self._adapts else None
+        skipped = self.checkpointing.costs.skipped_steps if summary is None else summary["skipped"]
+        if skipped:
+            record = record.model_copy(update={"skipped_steps": skipped})
+            left_out = [f"{skipped} steps were left out: their gradients were not finite"]
+            _tell(_noted(left_out) if distributed.is_first() else [])
+        if skipped and skipped >= self.trainer.state.global_step:
+            raise ArithmeticError("training diverged: no step had finite gradients; learn more slowly")
+        parameters = _counts(summary, self._adapter, self._head, self.prepared.built.base)
+        return finish(self.prepared, self.trainer, record, self.checkpointing.costs, parameters, folder)
+
+
+def _early_stopping(settings: RunSettings) -> list[TrainerCallback]:
+    block = settings.early_stopping
+    return [] if block is None else [EarlyStoppingCallback(block.patience, block.threshold)]
 
 
 def trainer_of(prepared: Prepared, checkpointing: Checkpointing, callbacks: Sequence[TrainerCallback]) -> RunTrainer:

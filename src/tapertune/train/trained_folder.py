@@ -128,10 +128,14 @@ def load_trained(folder: TrainedFolder, task: Task, seed: int = 0) -> tuple[Any,
     model, tokenizer, fresh = load_base(folder.base, dtype, task, seed, quantization=quantization)
     if folder.is_adapter:
         saved = _saved_names(folder.path)
+        _check_finite(folder.path)
         with suppress_logging():
             model = load_adapter(model, folder.path)
     else:
         saved = set()
+        bad = next((name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
+        if bad is not None and quantization is None:
+            raise _not_finite(folder.path, bad)
     missing = [name for name in fresh if name not in saved]
     if missing:
         raise TapertuneError(
@@ -178,6 +182,20 @@ def _saved_names(path: Path) -> set[str]:
         raise TapertuneError(f"no weights {str(file)!r}")
     with safe_open(file, framework="pt") as weights:
         return {name.removeprefix(ROOT) for name in weights.keys()}  # noqa: SIM118 (no mapping)
+
+
+def _check_finite(path: Path) -> None:
+    """Raises TapertuneError if an adapter's file holds NaN or infinity."""
+    from safetensors import safe_open
+
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118 (no mapping)
+            if not bool(torch.isfinite(weights.get_tensor(name)).all()):
+                raise _not_finite(path, name)
+
+
+def _not_finite(path: Path, name: str) -> TapertuneError:
+    return TapertuneError(f"the weights in {str(path)!r} are not finite, such as {name}: its training has diverged")
 
 
 def _labels_of_config(folder: TrainedFolder) -> tuple[str, ...]:

@@ -8,37 +8,31 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..adapt import optimizer_bytes
 from ..files import read_json_object, usual_permissions, write_json
+from ..integrations.continuation import Continuation
+from ..integrations.manifest import write_manifest
 from ..redaction import is_secret
 from ..runfile import environment
 from ..runfile.blocks import HeadBlock
+from ..runfile.record import FILE
 from ..tasks.kinds import Encoded
 from . import distributed
-from .run_folder import MARK
+from .costs import Costs
+from .costs import load_costs as load_costs  # beside what uses them
+from .replaced import drop_aside
+from .run_folder import MARK, MARK_VERSION
 from .sampling import GroupedByLength
-
-
-@dataclass(kw_only=True)
-class Costs:
-    """What a run has cost so far; kept in each checkpoint."""
-
-    tokens: int = 0
-    rows: int = 0
-    passes: int = 0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-    optimizer_bytes_start: int = 0
-    optimizer_bytes_end: int = 0
 
 
 class RunTrainer(Trainer):
@@ -66,13 +60,33 @@ class RunTrainer(Trainer):
         self._head, self._head_names = head, frozenset(head_names)
         self._costs, self._checkpointing, self._measure = costs, checkpointing, measure
         super().__init__(**others)
+        self._divides = self.args.gradient_accumulation_steps * self.args.world_size > 1
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self._divides and self.model_accepts_loss_kwargs:
+            self._divides = False
+            self.model_accepts_loss_kwargs = self._counts_items(inputs)
         rows, length = inputs["input_ids"].shape
         self._costs.rows += rows
         self._costs.tokens += rows * length
         self._costs.passes += 1
         return super().training_step(model, inputs, *args, **kwargs)
+
+    @torch.no_grad()
+    def _counts_items(self, inputs: dict[str, Any]) -> bool:
+        """Whether the loss is a sum over items divided by the number that the model is given. Trainer thinks so
+        of any model that takes keywords, and then adds up the mean losses of passes and processes."""
+        model: Any = self.model
+        trains = model.training
+        model.eval()
+        counts = (torch.tensor(count, device=self.args.device) for count in (1, 2))
+        with self.compute_loss_context_manager():
+            one, two = (
+                self.compute_loss(model, self._prepare_inputs(dict(inputs)), num_items_in_batch=count)
+                for count in counts
+            )
+        model.train(trains)
+        return bool(one != two)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -115,8 +129,13 @@ class RunTrainer(Trainer):
                 setattr(self.args, name, value)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint. Older ones go when it is marked, not before."""
         self._checkpointing.hold()
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
 
 
 def _split_head(optimizer: torch.optim.Optimizer, settings: HeadBlock, head: dict[int, bool]) -> None:
@@ -139,16 +158,40 @@ def _split_head(optimizer: torch.optim.Optimizer, settings: HeadBlock, head: dic
     optimizer.param_groups.extend(added)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has ended a run: it has written a checkpoint, where it was training."""
+
+
 class Checkpointing(TrainerCallback):
-    """Marks each checkpoint when all of it is written, and makes Ctrl-C wait for that.
+    """Marks each checkpoint when all of it is written, deletes older ones then, and makes signals wait for that: Ctrl-C
+    acts after the checkpoint that is being written, SIGTERM after one that it asks for.
 
     It has to be the last callback, so that what the others write at ``on_save`` is inside the mark.
+
+    Args:
+        costs: of the run.
+        checkpoint: that it goes on from.
+        continues: keep what a resumed run needs of Trainer; for runs without the callback that does so.
     """
 
-    def __init__(self, costs: Costs) -> None:
-        self.costs = costs
+    def __init__(self, costs: Costs, checkpoint: Path | None = None, *, continues: bool = False) -> None:
+        self.costs, self._checkpoint = costs, checkpoint
+        self._continuation = Continuation() if continues else None
         self._previous: Any = None
-        self._held, self._wanted = False, False
+        self._held = self._wanted = self._terminated = self._trains = self._recorded = False
+
+    @contextmanager
+    def heeding_sigterm(self) -> Iterator[None]:
+        """SIGTERM ends what is done in here by ``Terminated``. Elsewhere than in the main thread it acts as before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            yield
+        finally:
+            self._trains = False
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
     def hold(self) -> None:
         """From now to ``on_save``, an interrupt is kept for later. Elsewhere than in the main thread none arrives."""
@@ -162,20 +205,78 @@ class Checkpointing(TrainerCallback):
         if self._held:
             self._held = False
             signal.signal(signal.SIGINT, self._previous)
+            if self._terminated:
+                raise Terminated
             if self._wanted:
                 raise KeyboardInterrupt
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trains = True
+        self._record = Path(str(args.output_dir)) / FILE
+        self._recorded = distributed.is_first() and self._record.exists()
+        if self._continuation is not None:
+            saved = None if self._checkpoint is None else read_json_object(self._checkpoint / MARK).get("trainer")
+            self._continuation.begin(state, saved, self._checkpoint)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trains = False
+        if self._continuation is not None:
+            self._continuation.end()
+        if self._terminated:
+            raise Terminated
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._continuation is not None:
+            self._continuation.on_step_begin()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._continuation is not None:
+            self._continuation.on_epoch_end()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._continuation is not None:
+            self._continuation.on_log(state, kwargs.get("logs") or {})
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._recorded and not self._record.exists():
+            raise FileNotFoundError(f"the run's folder {str(args.output_dir)!r} is gone, or its {FILE} is")
+        if distributed.any_of(self._terminated):
+            self._terminated = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.costs.peak_rss_bytes = max(self.costs.peak_rss_bytes, environment.peak_rss_bytes())
         counts = {name: distributed.total(getattr(self.costs, name)) for name in ("tokens", "rows", "passes")}
+        trainer = None if self._continuation is None else self._continuation.note()
         if distributed.is_first():
             usual_permissions(folder)
-            write_json(folder / MARK, {"version": 1, **asdict(self.costs), **counts})
+            mark = {"version": MARK_VERSION, **asdict(self.costs), **counts}
+            write_json(folder / MARK, mark if trainer is None else {**mark, "trainer": trainer})
+            write_manifest(folder)
+            drop_aside(folder.parent)
+            self._rotate(args, state)
         self.release()
+
+    def _rotate(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Deletes the oldest checkpoints; which they are is known by their steps, as clocks may be set back."""
+        limit = getattr(args, "save_total_limit", None)
+        rotate_checkpoints(str(args.output_dir), limit, getattr(state, "best_model_checkpoint", None))
 
     def _note(self, number: int, frame: Any) -> None:
         self._wanted = True
+
+    def _terminate(self, number: int, frame: Any) -> None:
+        self._terminated = True
+        if not (self._held or self._trains):
+            raise Terminated
 
 
 class Clock(TrainerCallback):
@@ -195,14 +296,6 @@ class Clock(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.costs.optimizer_bytes_end = optimizer_bytes(kwargs["optimizer"])
-
-
-def load_costs(checkpoint: Path | None) -> Costs:
-    """The costs up to a checkpoint; none yet without one, or in a process that is not the first, which has them all."""
-    if checkpoint is None or not distributed.is_first():
-        return Costs()
-    saved = read_json_object(checkpoint / MARK)
-    return Costs(**{key: value for key, value in saved.items() if key != "version"})
 
 
 def total_steps(args: TrainingArguments, rows: int) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from ..errors import TapertuneError, bad_value
+from ..files import read_json, write_json, write_text
 from ..methods import METHODS
 from ..methods.rates import SuggestedRate
-from ..runfile.record import read_json, write_json
 from ..runfile.settings import BASELINES, RunSettings, check_settings
 from ..runfile.yamlfile import apply_overrides
 from ..tasks.data import training_table
@@ -196,7 +196,7 @@ def _hold_out(settings: RunSettings, folder: Path) -> dict[str, Any]:
         parts["selection" if text in held else "train"].append(row)
     for name, part in parts.items():
         lines = "".join(json.dumps(dict(row), default=str) + "\n" for row in part)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_text(folder / f"{name}.jsonl", lines)
     changed: dict[str, Any] = {"task.data": None, "task.train_rows": None, "task.validation_rows": None}
     changed |= {"task.delimiter": None, "task.encoding": None, "task.quotes": True}
     return changed | {
@@ -224,9 +224,7 @@ def _write(study: Any, raw: Mapping[str, Any], folder: Path, settings: RunSettin
     file = folder / _TUNED
     text = "".join(f"# {line}\n" for line in _head(study, metric, values))
     text += yaml.safe_dump(apply_overrides(dict(raw), values), sort_keys=False, allow_unicode=True)
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, text)
     return Tuned(values=values, metric=metric, score=study.best_value, trials=_finished(study), file=file)
 
 

@@ -23,6 +23,7 @@ _HEADERS = tuple(Path(__file__).with_name(name) for name in ("simd.hpp", "blocks
 # one rounding where a product is added to something; otherwise arithmetic is as it is written
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
 _TIMEOUT = 300.0
+_DIGEST = hashlib.sha256().digest_size  # bytes at the end of a library
 
 
 class NotBuilt(Exception):
@@ -64,10 +65,19 @@ def _load() -> ctypes.CDLL:
 
 
 def _made(command: list[str], path: Path) -> ctypes.CDLL:
-    if not path.exists():
+    if not _is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _compile(command, path)
     return _open(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there and is what was written: loading one that is cut short kills the process."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return data[-_DIGEST:] == hashlib.sha256(data[:-_DIGEST]).digest()
 
 
 def compiler() -> list[str]:
@@ -107,6 +117,9 @@ def _compile(command: list[str], target: Path) -> None:
     try:
         _run([*command, *_OPTIONS, *map(str, _SOURCES), "-o", made])
         Path(made).chmod(0o755)
+        with Path(made).open("rb+") as file:  # loaders do not look at what follows
+            digest = hashlib.sha256(file.read()).digest()
+            file.write(digest)
         os.replace(made, target)
     finally:
         Path(made).unlink(missing_ok=True)
