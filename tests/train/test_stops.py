@@ -358,7 +358,7 @@ def test_the_state_is_right_even_where_nothing_can_be_written(copied: Any, monke
     records.write_record(folder, running)
 
     def full(path: Path, data: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise TapertuneError(f"cannot write {path}: No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(records, "write_json", full)

@@ -100,7 +100,7 @@ def _write(path: Path, encoded: Encoded) -> None:
         with whole_file(path, parents=True) as temporary:
             pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
     except TapertuneError as error:
-        _log.warning("encoded rows are not kept: %s", error)
+        _log.warning("encoded rows are not kept in %s: %s", path.parent, _first_line(error))
 
 
 def _first_line(error: Exception) -> str:
