@@ -68,10 +68,17 @@ def operations(factors: list[Factor], plan: Any, steps: int, **values: Any) -> l
 
 @pytest.mark.parametrize("plan", [ADALORA, AFLORA, BOTH], ids=["adalora", "aflora", "both"])
 def test_only_decisions_wait_for_the_device(plan: Any) -> None:
-    steps = operations(triplets([(6, 8)] * 3), plan, 35)
+    steps = operations(triplets([(6, 8)] * 3), plan, 35, max_skipped_steps=None)
     waiting = [t for t, names in enumerate(steps) if WAITING & set(names)]
     assert waiting and all(t % 5 == 0 or t == 31 for t in waiting), "31: the first step after the ramp"
     assert set(waiting) >= {10, 15}
+
+
+@pytest.mark.parametrize("plan", [ADALORA, AFLORA, BOTH], ids=["adalora", "aflora", "both"])
+def test_a_look_for_what_is_not_finite_waits_once_a_step(plan: Any) -> None:
+    off, on = (operations(triplets([(6, 8)] * 3), plan, 35, **v) for v in ({"max_skipped_steps": None}, {}))
+    waits = [[sum(name in WAITING for name in names) for names in steps] for steps in (off, on)]
+    assert [more - less for less, more in zip(*waits, strict=True)] == [1] * 35
 
 
 @pytest.mark.parametrize("plan", [ADALORA, AFLORA], ids=["adalora", "aflora"])
@@ -109,7 +116,7 @@ def test_parameters_are_looked_up_once_and_after_freezing(plan: Any) -> None:
 def test_masks_that_are_final_are_put_on_again_and_nothing_is_computed(values: dict[str, Any]) -> None:
     factors = triplets([(6, 8)] * 3)
     plan = {**ADALORA, "penalties": [], **{k: v for k, v in values.items() if k == "compact"}}
-    controller, optimizer = follow(factors, plan, distributed="distributed" in values)
+    controller, optimizer = follow(factors, plan, distributed="distributed" in values, max_skipped_steps=None)
     gates = [f.home["E"] for f in factors if f.factor == "E"]
     kept: list[torch.Tensor] = []
     for t in range(TOTAL):

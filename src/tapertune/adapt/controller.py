@@ -59,7 +59,7 @@ class Controller:
         other_trainable: int = 0,
         distributed: bool = False,
         factor_rates: Mapping[str, float] | None = None,
-        max_skipped_steps: int = MOST_IN_A_ROW,
+        max_skipped_steps: int | None = MOST_IN_A_ROW,
     ) -> None:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
@@ -191,12 +191,12 @@ class Controller:
         self._skipped = found is not None and bool(found)
         if self._skipped:
             return
+        self._look_for_gradients()
         for runner in self.runners:
             runner.penalise(1.0 if scale is None else scale)
         self._skipped = self._is_not_finite(optimizer)
         if self._skipped:
             return
-        self._look_for_gradients()
         self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.tally.count_step()
@@ -218,7 +218,7 @@ class Controller:
         return FactorRates(optimizer, lambda: {id(h.parameter): self.factor_rates.get(h.factor, 1.0) for h in handles})
 
     def _is_not_finite(self, optimizer: Any) -> bool:
-        where = self.finite.leaves_out(optimizer, self._names(), self.step, self.saved_in)
+        where = self.finite.leaves_out(optimizer, self._names, self.step, self.saved_in)
         for wrapper in self.wrappers:
             wrapper._is_overflow = where is not None
         if where is not None:

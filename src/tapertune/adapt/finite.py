@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ class FiniteSteps:
     gradients, optimizers leave weights, moments and weight decay as they are.
 
     Args:
-        limit: steps in a row that may be left out; one more ends training. 0: none may.
+        limit: steps in a row that may be left out; one more ends training. 0: none may. None: gradients are not looked
+            at, for which each step waits once for an accelerator.
 
     Attributes:
         skipped: steps left out so far.
@@ -37,30 +38,35 @@ class FiniteSteps:
         last: whether the last step was.
     """
 
-    def __init__(self, limit: int = MOST_IN_A_ROW) -> None:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-            raise TapertuneError(f"max_skipped_steps is {limit!r}; it must be a whole number, 0 or more")
+    def __init__(self, limit: int | None = MOST_IN_A_ROW) -> None:
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise TapertuneError(f"max_skipped_steps is {limit!r}; it must be a whole number, 0 or more, or None")
         self.limit, self.skipped, self.in_a_row, self.last = limit, 0, 0, False
 
-    def leaves_out(self, optimizer: Any, names: Mapping[int, str], step: int, saved: str | None = None) -> str | None:
+    def leaves_out(
+        self, optimizer: Any, names: Callable[[], Mapping[int, str]], step: int, saved: str | None = None
+    ) -> str | None:
         """Before a step: drops the gradients if one is not finite, and returns whose it was; else None.
 
         Args:
             optimizer: that is about to step.
-            names: of parameters, by identity.
+            names: gives those of parameters, by identity; called where a gradient is not finite.
             step: the step's index, for messages.
             saved: the folder of the last checkpoint, for messages.
 
         Raises:
             Diverged: too many steps in a row.
         """
+        if self.limit is None:
+            return None
         parameters = [p for group in groups(optimizer) for p in group["params"] if p.grad is not None]
         self.last = _any_not_finite([p.grad for p in parameters])
         if not self.last:
             self.in_a_row = 0
             return None
         bad = (p for p in parameters if not torch.isfinite(_local(p.grad)).all())
-        where = next((names.get(id(p), "a parameter outside of the adapter") for p in bad), "another process")
+        known = names()
+        where = next((known.get(id(p), "a parameter outside of the adapter") for p in bad), "another process")
         for parameter in parameters:
             parameter.grad = None
         self.skipped += 1

@@ -41,8 +41,8 @@ def write_report(comparison: Comparison, store: Store, folder: Path, rule: Rule 
     """
     title, sections = report_sections(comparison, store, rule)
     pictures = write_pictures(folder, sections)
-    html = write_text(folder / "report.html", grid_html(title, sections))
-    return [html, write_text(folder / "report.md", grid_markdown(title, sections, pictures))]
+    html = write_text(folder / "report.html", grid_html(title, sections), parents=True)
+    return [html, write_text(folder / "report.md", grid_markdown(title, sections, pictures), parents=True)]
 
 
 def report_sections(comparison: Comparison, store: Store, rule: Rule | None = None) -> tuple[str, list[Section]]:

@@ -26,7 +26,7 @@ def attach(
     adapter_name: str = "default",
     plan: Spec | None = None,
     events: EventSink | None = None,
-    max_skipped_steps: int = MOST_IN_A_ROW,
+    max_skipped_steps: int | None = MOST_IN_A_ROW,
 ) -> Controller:
     """Lets a plan run over a model's adapter from the optimizer's next step on.
 
@@ -81,7 +81,7 @@ def build_controller(
     adapter_name: str = "default",
     plan: Spec | None = None,
     events: EventSink | None = None,
-    max_skipped_steps: int = MOST_IN_A_ROW,
+    max_skipped_steps: int | None = MOST_IN_A_ROW,
 ) -> Controller:
     """The controller of a model's adapter, not yet attached to an optimizer."""
     config = find_config(model, adapter_name)

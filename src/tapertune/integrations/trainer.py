@@ -56,7 +56,7 @@ class TapertuneCallback(TrainerCallback):
         resume_from: str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
         say: Callable[[str], None] | None = None,
-        max_skipped_steps: int = MOST_IN_A_ROW,
+        max_skipped_steps: int | None = MOST_IN_A_ROW,
     ) -> None:
         self.max_skipped_steps = max_skipped_steps
         self.plan, self.events, self.adapter_name = plan, events, adapter_name

@@ -83,7 +83,7 @@ def write_pictures(folder: Path, sections: Sequence[Section]) -> dict[str, str]:
         if str(chart.svg).count("<svg") != 1:  # a heatmap is two, beside each other
             continue
         name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-") + ".svg"
-        write_text(folder / name, standalone(chart) + "\n")
+        write_text(folder / name, standalone(chart) + "\n", parents=True)
         names[chart.title] = name
     return names
 

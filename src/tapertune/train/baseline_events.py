@@ -88,7 +88,7 @@ class BaselineEvents(TrainerCallback):
 
     def _before_step(self, optimizer: Any) -> None:
         saved = checkpoints(self._path.parent)
-        where = self._finite.leaves_out(optimizer, {}, self._step, str(saved[-1]) if saved else None)
+        where = self._finite.leaves_out(optimizer, dict, self._step, str(saved[-1]) if saved else None)
         self._wrapper._is_overflow = where is not None
         if where is not None:
             self._costs.skipped_steps = self._finite.skipped
