@@ -52,7 +52,8 @@ class Continuation:
         """At ``on_train_end``."""
         trainer = None if self._trainer is None else self._trainer()
         if trainer is not None:
-            vars(trainer).pop("_run_epoch", None)
+            for name in ("_run_epoch", "_load_rng_state"):
+                vars(trainer).pop(name, None)
 
     def on_step_begin(self) -> None:
         self._epoch_ended = False
