@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from ..errors import TapertuneError
 from .factor_rates import FactorRates
-from .finite import MOST_IN_A_ROW, FiniteSteps
+from .finite import AUTO, FiniteSteps, Limit
 from .following import Following, check_optimizer, no_gradients
 from .gradient_check import GradientCheck
 from .journal import EventSink, Journal, describe
@@ -59,7 +59,7 @@ class Controller:
         other_trainable: int = 0,
         distributed: bool = False,
         factor_rates: Mapping[str, float] | None = None,
-        max_skipped_steps: int | None = MOST_IN_A_ROW,
+        max_skipped_steps: Limit = AUTO,
     ) -> None:
         if total_steps < 1:
             raise TapertuneError(f"total_steps is {total_steps}; it must be the number of optimizer steps of the run")
@@ -225,6 +225,10 @@ class Controller:
             self.journal.write("skip", self.step, first=where, skipped=self.finite.skipped)
         return where is not None
 
+    def check_finite(self) -> None:
+        """Raises Diverged if a step was made with gradients that are not finite, as can be on an accelerator."""
+        self.finite.check(self.saved_in)
+
     def _look_for_gradients(self) -> None:
         if not self._gradients.found and self.runners:
             due = any(runner.acts(self.step) for runner in self.runners)
@@ -341,6 +345,7 @@ class Controller:
         a later controller has the adapter."""
         if self._retired:
             return
+        self.check_finite()
         last = max(self.step - 1, 0)
         for runner in self.runners:
             runner.finish(last, self._optimizer, self._report, [r for r in self.runners if r is not runner])
@@ -363,7 +368,12 @@ class Controller:
     # ---- stop and resume ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: ``tensors`` (by name) and ``json`` (plain values)."""
+        """Everything needed to go on: ``tensors`` (by name) and ``json`` (plain values).
+
+        Raises:
+            Diverged: as ``check_finite``.
+        """
+        self.check_finite()
         return {
             "tensors": runner_tensors(self.runners),
             "json": {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..adapt import BottomUp, Controller, make_plans, merge
-from ..adapt.finite import MOST_IN_A_ROW
+from ..adapt.finite import AUTO, Limit
 from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
@@ -26,7 +26,7 @@ def attach(
     adapter_name: str = "default",
     plan: Spec | None = None,
     events: EventSink | None = None,
-    max_skipped_steps: int | None = MOST_IN_A_ROW,
+    max_skipped_steps: Limit = AUTO,
 ) -> Controller:
     """Lets a plan run over a model's adapter from the optimizer's next step on.
 
@@ -81,7 +81,7 @@ def build_controller(
     adapter_name: str = "default",
     plan: Spec | None = None,
     events: EventSink | None = None,
-    max_skipped_steps: int | None = MOST_IN_A_ROW,
+    max_skipped_steps: Limit = AUTO,
 ) -> Controller:
     """The controller of a model's adapter, not yet attached to an optimizer."""
     config = find_config(model, adapter_name)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import Controller
-from ..adapt.finite import MOST_IN_A_ROW
+from ..adapt.finite import AUTO, Limit
 from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
@@ -43,7 +43,8 @@ class TapertuneCallback(TrainerCallback):
         adapter_name: the adapter.
         say: told in a line that the run learns nothing; without it, the line is logged as a warning of ``tapertune``.
         max_skipped_steps: a step whose gradients hold NaN or infinity is left out, of the learning rate's schedule
-            too; more than so many in a row end training.
+            too; more than so many in a row end training. ``auto``: 5 on a processor; on an accelerator, which is not
+            waited for at each step, training ends at the next look (log, save, end). None: nothing is looked at.
 
     Attributes:
         controller: from the start of training on.
@@ -56,7 +57,7 @@ class TapertuneCallback(TrainerCallback):
         resume_from: str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
         say: Callable[[str], None] | None = None,
-        max_skipped_steps: int | None = MOST_IN_A_ROW,
+        max_skipped_steps: Limit = AUTO,
     ) -> None:
         self.max_skipped_steps = max_skipped_steps
         self.plan, self.events, self.adapter_name = plan, events, adapter_name
@@ -135,6 +136,8 @@ class TapertuneCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._watch.on_log(args, state, control, **kwargs)
         logs = kwargs.get("logs") or {}
+        if self.controller is not None:
+            self.controller.check_finite()  # Trainer has just waited for the loss
         self._continuation.on_log(state, logs)
         if "loss" in logs:
             self._emit("loss", state.global_step, **{ours: float(logs[k]) for k, ours in _LOGGED.items() if k in logs})

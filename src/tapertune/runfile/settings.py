@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -46,8 +46,10 @@ class RunSettings(Block):
     training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments")
     head: HeadBlock = Field(default_factory=lambda: HeadBlock.model_validate({}))
     early_stopping: EarlyStoppingBlock | None = Field(None, description="end training early; none: train to the end")
-    max_skipped_steps: int = Field(
-        5, ge=0, description="steps in a row that may be left out as their gradients are NaN or infinite"
+    max_skipped_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="steps in a row that may be left out as their gradients are NaN or infinite; auto: 5, and on an "
+        "accelerator, where looking at each step waits for it, such a step ends the run",
     )
     output_dir: str = Field("", description="the run's folder; empty: runs/NAME")
     seed: int = Field(42, ge=0, description="of the head's start, the adapter's start, data order and dropout")

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..adapt.finite import MOST_IN_A_ROW, FiniteSteps
+from ..adapt.finite import AUTO, FiniteSteps, Limit
 from ..adapt.following import Following
 from ..events import EventLog, read_events
 from ..integrations.loop import bare_optimizer
@@ -28,7 +28,7 @@ class BaselineEvents(TrainerCallback):
         adapter: int,
         head: int,
         costs: Costs | None = None,
-        limit: int = MOST_IN_A_ROW,
+        limit: Limit = AUTO,
     ) -> None:
         self._costs, self._finite = costs or Costs(), FiniteSteps(limit)
         self._following: Following | None = None
@@ -63,6 +63,7 @@ class BaselineEvents(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         logs = logs or {}
+        self._finite.check()
         if "loss" in logs:
             names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
             self._write("loss", state.global_step, **{new: logs[old] for old, new in names.items() if old in logs})
