@@ -14,6 +14,7 @@ from processes import nodes_everywhere
 from tiny import batch, tiny_bert
 
 import tapertune
+from tapertune.adapt.finite import Diverged
 from tapertune.host import ChainLayer
 from tapertune.methods import METHODS
 
@@ -69,9 +70,28 @@ def adapted(name: str, device: str, dtype: torch.dtype) -> Any:
     return get_peft_model(tiny_bert().to(dtype), config).to(device)
 
 
-def follow(model: Any) -> tuple[Any, torch.optim.Optimizer]:
+def follow(model: Any, **values: Any) -> tuple[Any, torch.optim.Optimizer]:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    return tapertune.attach(model, optimizer, total_steps=STEPS), optimizer
+    return tapertune.attach(model, optimizer, total_steps=STEPS, **values), optimizer
+
+
+def not_finite(name: str, **values: Any) -> dict[str, Any]:
+    """A step with NaN gradients: whether weights stay finite, how many steps were left out, and what saving says."""
+    model = adapted(name, NAME, torch.float32)
+    controller, optimizer = follow(model, **values)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    TRAFFIC.clear()
+    optimizer.step()
+    waited = TRAFFIC["fetched"]
+    finite = all(bool(p.to("cpu").isfinite().all()) for p in trained)
+    try:
+        controller.state_dict()
+        said = ""
+    except Diverged as error:
+        said = str(error)
+    return {"finite": finite, "left_out": controller.finite.skipped, "said": said, "waited": waited}
 
 
 def main(path: str) -> None:
@@ -84,6 +104,7 @@ def main(path: str) -> None:
         with Device():
             found[name]["away"] = train(name, NAME, torch.float32)
             found[name]["bfloat16"] = train(name, NAME, torch.bfloat16)
+            found[name]["not finite"] = [not_finite(name), not_finite(name, max_skipped_steps=5)]
     with Device():
         model = tiny_bert().to(NAME)
         model.get_input_embeddings().requires_grad_(True)

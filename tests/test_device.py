@@ -60,6 +60,13 @@ def test_the_device_is_waited_for_when_something_is_decided(name: str, runs: dic
         assert all(traffic.get("fetched", 0) <= 3 and traffic.get("sent", 0) <= 1 for traffic in steps)
 
 
+def test_gradients_that_are_not_finite(name: str, runs: dict[str, Any]) -> None:
+    """By default nothing is waited for, and nothing is saved after such a step; where asked, the step is left out."""
+    unasked, asked = runs[name]["not finite"]
+    assert unasked["left_out"] == 0 and "the gradients of a step since the last look" in unasked["said"]
+    assert asked["finite"] and asked["left_out"] == 1 and not asked["said"] and asked["waited"] > 0
+
+
 def test_serving_and_merging_agree(name: str, runs: dict[str, Any]) -> None:
     for kind, tolerance in (("away", 1e-5), ("bfloat16", 1e-2)):
         adapted, merged = map(torch.tensor, runs[name][kind]["logits"])
