@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,16 @@ def test_a_given_rate_is_taken_and_doubted_only_when_far_off(root: Path, capsys:
         assert all(line.startswith("warning: training.learning_rate: ") for line in lines)
 
 
-def test_a_run_goes_on_at_the_rate_it_began_with(root: Path) -> None:
+def test_a_run_goes_on_at_the_rate_it_began_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = check_settings(raw(root, "lora"))
     with pytest.raises(KeyboardInterrupt):
         run(settings, display=Stop())
-    record = json.loads((root / "run" / FILE).read_text())
-    record["learning_rate"]["rate"] = 1.25e-3  # as if the rule's constants were others by now
-    (root / "run" / FILE).write_text(json.dumps(record))
-    assert run(settings, resume=True)["learning_rate"]["rate"] == 1.25e-3
+    began = json.loads((root / "run" / FILE).read_text())["learning_rate"]
+    row = METHODS["lora"]
+    other = dataclasses.replace(row, rates=dataclasses.replace(row.rates, rate=2 * row.rates.rate))
+    monkeypatch.setitem(METHODS, "lora", other)  # the rule's constants are others by now
+    done = run(settings, resume=True)
+    assert done["learning_rate"]["rate"] == began["rate"]
 
 
 def test_a_run_of_a_version_without_auto_goes_on_at_its_number(root: Path) -> None:
