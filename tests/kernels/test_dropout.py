@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tapertune.kernels import InputDropout, keep_mask, keep_scale
+from tapertune.kernels import InputDropout, keep_mask
+from tapertune.kernels.dropout import keep_scale
 
 
 @pytest.mark.parametrize(("p", "gone"), [(0.1, 13 / 128), (0.5, 0.5), (0.001, 1 / 128), (0.999, 127 / 128)])
