@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..errors import TapertuneError
-from .factor_rates import FactorRates
+from .factor_rates import FactorRates, rates_for
 from .finite import AUTO, FiniteSteps, Limit
-from .following import Following, check_optimizer, no_gradients
+from .following import Following, check_optimizer, no_gradients, not_its_parameters
 from .gradient_check import GradientCheck
 from .journal import EventSink, Journal, describe
 from .missing_controller import leave_work, take_over
@@ -20,7 +19,7 @@ from .optimizers import Stillness, keeps_copies, steps_on
 from .parameter import Handle
 from .plan import Plan, as_json
 from .resume import STATE_VERSION, Layout, Rearranged, check_same_run, layout, load_runners, runner_tensors
-from .runner import Runner
+from .runner import Runner, check_start
 from .tally import Tally
 
 
@@ -42,6 +41,7 @@ class Controller:
             ranks rather than remove them.
         factor_rates: learning rates of factors as multiples of the run's, by the factor's name.
         max_skipped_steps: a step whose gradients are not finite is left out; more than so many in a row end training.
+            ``auto`` and None as in ``finite``.
 
     Raises:
         TapertuneError: a plan does not fit the run's length, or names a factor that the adapter does not have.
@@ -114,16 +114,12 @@ class Controller:
         self.detach()
         follows = steps_on(optimizer, [h.parameter for h in self.handles.values() if h.parameter.requires_grad])
         if not follows and self.plans:
-            raise TapertuneError(
-                f"the optimizer ({type(optimizer).__name__}) steps on none of the adapter's parameters, so the plan "
-                "could score, freeze and prune nothing. DeepSpeed's stages 1 and 2 step on copies of them: train with "
-                "several processes without it (DDP), or a method without a plan"
-            )
+            raise not_its_parameters(optimizer)
         if self.step == 0:
-            self._check_plans()
+            check_start(self.runners, self.handles.values(), self._training, other=bool(self.other_trainable))
         take_over(self)
         self._optimizer, self._still = optimizer, []
-        self._rates = self._own_rates(optimizer, follows)
+        self._rates = rates_for(optimizer, self.handles.values(), self.factor_rates, follows=follows)
         self._following = Following(optimizer, self._before_step, self._after_step) if follows else None
         for runner in self.runners:
             runner.refresh()
@@ -132,18 +128,6 @@ class Controller:
         if self.step == 0:
             self.journal.begin(self._describe())
         return self
-
-    def _check_plans(self) -> None:
-        """Raises TapertuneError where a run that begins now could not do what its plans ask."""
-        if not any(handle.pruned for handle in self.handles.values()):  # such an adapter trains on at its ranks
-            for runner in self.runners:
-                runner.plan.policy.check(runner.scope)
-        gone = {name for runner in self.runners for name in runner.gone_early()}
-        if self._training and self._training <= gone and not self.other_trainable:
-            raise TapertuneError(
-                "the plan freezes the whole adapter before the run is over, and nothing else trains: let its "
-                "schedule end later (a smaller schedule.cooldown), or limit policy.factors"
-            )
 
     def count_step(self) -> None:
         """Counts a step of an optimizer of copies, which is attached to but not followed; no other."""
@@ -202,20 +186,6 @@ class Controller:
         self.tally.count_step()
         if self._rates is not None:
             self._rates.split()
-
-    def _own_rates(self, optimizer: Any, follows: bool) -> FactorRates | None:
-        """What gives factors their rates; nothing where all are the run's."""
-        if not self.factor_rates:
-            return None
-        if not follows:
-            warnings.warn(
-                f"the optimizer ({type(optimizer).__name__}) does not step on the adapter's own parameters, so all "
-                f"factors learn at one rate; factor_rates ({', '.join(self.factor_rates)}) are left out",
-                stacklevel=4,
-            )
-            return None
-        handles = self.handles.values()
-        return FactorRates(optimizer, lambda: {id(h.parameter): self.factor_rates.get(h.factor, 1.0) for h in handles})
 
     def _is_not_finite(self, optimizer: Any) -> bool:
         where = self.finite.leaves_out(optimizer, self._names, self.step, self.saved_in)

@@ -7,11 +7,13 @@ rates, and a checkpoint fits any version and any multiples.
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .optimizers import groups, members
+from .parameter import AdapterParameter
 
 RATIO = "lr_ratio"
 """The key by which a group says that its rate is its own already."""
@@ -94,3 +96,27 @@ def rates_of(optimizer: Any) -> dict[int, float]:
         for group in groups(optimizer)
         for p in group["params"]
     }
+
+
+def rates_for(
+    optimizer: Any, handles: Collection[AdapterParameter], ratios: Mapping[str, float], *, follows: bool
+) -> FactorRates | None:
+    """What gives factors their rates; nothing where all are the run's.
+
+    Args:
+        optimizer: the run's.
+        handles: the adapter's factors.
+        ratios: multiples of the rate, by factor.
+        follows: whether the optimizer steps on the adapter's own parameters; without, a warning says that all factors
+            learn at one rate.
+    """
+    if not ratios:
+        return None
+    if not follows:
+        warnings.warn(
+            f"the optimizer ({type(optimizer).__name__}) does not step on the adapter's own parameters, so all factors "
+            f"learn at one rate; factor_rates ({', '.join(ratios)}) are left out",
+            stacklevel=4,
+        )
+        return None
+    return FactorRates(optimizer, lambda: {id(h.parameter): ratios.get(h.factor, 1.0) for h in handles})

@@ -103,6 +103,15 @@ def no_gradients(what: str, optimizer: Any) -> TapertuneError:
     )
 
 
+def not_its_parameters(optimizer: Any) -> TapertuneError:
+    """The error for a plan over an optimizer of other parameters."""
+    return TapertuneError(
+        f"the optimizer ({type(optimizer).__name__}) steps on none of the adapter's parameters, so the plan could "
+        "score, freeze and prune nothing. DeepSpeed's stages 1 and 2 step on copies of them: train with several "
+        "processes without it (DDP), or a method without a plan"
+    )
+
+
 def _has_hooks(optimizer: Any) -> bool:
     """Whether torch calls step hooks of this optimizer: its class may leave torch's ``__init__`` out."""
     return (

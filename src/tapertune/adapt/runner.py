@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -295,3 +295,26 @@ class Runner:
             self.averages.load_state_dict(tensors)
         self.final = None
         self.refresh()
+
+
+def check_start(runners: Sequence[Runner], handles: Collection[Handle], training: set[str], *, other: bool) -> None:
+    """Checks that a run that begins now can do what its plans ask.
+
+    Args:
+        runners: of its plans.
+        handles: the adapter's factors.
+        training: names of those that train.
+        other: whether anything else trains.
+
+    Raises:
+        TapertuneError: a budget is out of reach, or everything freezes before the run is over.
+    """
+    if not any(handle.pruned for handle in handles):  # such an adapter trains on at its ranks
+        for runner in runners:
+            runner.plan.policy.check(runner.scope)
+    gone = {name for runner in runners for name in runner.gone_early()}
+    if training and training <= gone and not other:
+        raise TapertuneError(
+            "the plan freezes the whole adapter before the run is over, and nothing else trains: let its schedule end "
+            "later (a smaller schedule.cooldown), or limit policy.factors"
+        )
