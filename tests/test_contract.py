@@ -16,7 +16,7 @@ from tiny import batch, checkpoint, mlp, tiny_bert, tiny_gpt2
 from torch import nn
 
 import tapertune
-from tapertune.host import ChainLayer, adapter_handles
+from tapertune.host import ChainLayer, adapter_parameters
 from tapertune.methods import METHODS
 
 
@@ -254,7 +254,7 @@ def test_dropout_only_while_training(name: str) -> None:
 def test_frozen_stays_frozen(name: str, tmp_path: Path) -> None:
     """Through every toggle of PEFT's, an optimizer step, saving and loading."""
     model = adapted(name, tiny_bert())
-    training = [h for h in adapter_handles(model) if h.parameter.requires_grad]
+    training = [h for h in adapter_parameters(model) if h.parameter.requires_grad]
     handle = next((h for h in training if h.matrix), training[0])
     value = handle.parameter.detach().clone()
     handle.freeze()
@@ -278,14 +278,14 @@ def test_frozen_stays_frozen(name: str, tmp_path: Path) -> None:
     optimizer.step()
     check(handle.parameter)
     others = [
-        h for h in adapter_handles(model) if h.name != handle.name and h.factor == handle.factor and h.kind == "ffn"
+        h for h in adapter_parameters(model) if h.name != handle.name and h.factor == handle.factor and h.kind == "ffn"
     ]
     assert all(h.parameter.requires_grad for h in others)
 
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["frozen"] == {handle.module: [handle.factor]}
     again = PeftModel.from_pretrained(tiny_bert(), tmp_path, is_trainable=True)
-    loaded = {h.name: h for h in adapter_handles(again)}
+    loaded = {h.name: h for h in adapter_parameters(again)}
     check(loaded[handle.name].parameter)
     assert all(loaded[h.name].parameter.requires_grad for h in others)
 
@@ -300,9 +300,9 @@ def test_configs_copy_and_pickle(name: str) -> None:
 
 def test_layers_to_transform_and_exclude(name: str) -> None:
     model = adapted(name, tiny_bert(), layers_to_transform=[1], target_modules=["query", "intermediate.dense"])
-    assert {h.layer for h in adapter_handles(model)} == {1}
+    assert {h.layer for h in adapter_parameters(model)} == {1}
     model = adapted(name, tiny_bert(), exclude_modules=["query"])
-    assert not any("query" in h.module for h in adapter_handles(model))
+    assert not any("query" in h.module for h in adapter_parameters(model))
 
 
 def test_models_copy(name: str) -> None:

@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model
 from tiny import batch, tiny_bert
 
 import tapertune
-from tapertune.host import ChainLayer, adapter_handles
+from tapertune.host import ChainLayer, adapter_parameters
 
 TOTAL = 16
 RAMP = {"kind": "cubic", "warmup": 2, "cooldown": 5, "every": 1}
@@ -88,11 +88,11 @@ def test_pair(pair: str, tmp_path: Path) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     assert controller.trainable == sum(p.numel() for p in parameters) < controller.trainable_start
     assert {id(p) for p in optimizer.state} == {id(p) for p in parameters}
-    assert all(h.parameter.grad is None for h in adapter_handles(model) if h.name in controller.frozen)
+    assert all(h.parameter.grad is None for h in adapter_parameters(model) if h.name in controller.frozen)
 
     expected = model.eval()(**batch()).logits
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(tiny_bert(), tmp_path, is_trainable=True).eval()
     assert torch.equal(again(**batch()).logits, expected)
-    frozen = {h.name for h in adapter_handles(again) if not h.parameter.requires_grad}
+    frozen = {h.name for h in adapter_parameters(again) if not h.parameter.requires_grad}
     assert frozen >= set(controller.frozen)

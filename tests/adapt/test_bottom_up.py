@@ -22,7 +22,7 @@ from tapertune.adapt import BottomUp, Controller, Decision, Plan, PolicyScope, S
 from tapertune.adapt.bottom_up import layers_upward
 from tapertune.errors import TapertuneError
 from tapertune.events import EventLog, read_events
-from tapertune.host import adapter_handles
+from tapertune.host import adapter_parameters
 from tapertune.integrations import read_state, restore, save_state
 from tapertune.integrations.loop import build_controller
 from tapertune.kernels.update_flops import flops_per_token
@@ -85,7 +85,7 @@ def test_lowest_layers_are_due(remaining: float, frozen: int) -> None:
 
 @pytest.mark.parametrize(("layers", "count"), [(0.5, 2), (0.25, 1), (0.99, 3), (1, 1), (3, 3)])
 def test_layers_that_may_freeze(layers: float, count: int) -> None:
-    handles = {h.name: h for h in adapter_handles(start("aflora")[0])}
+    handles = {h.name: h for h in adapter_parameters(start("aflora")[0])}
     scope = BottomUp(layers=layers).scope(handles, set())
     assert [{handles[n].layer for n in group} for group in scope.freeze_groups] == [{i} for i in range(count)]
     assert all(len(group) == 6 * 4 for group in scope.freeze_groups)
@@ -97,7 +97,7 @@ def test_a_decoder_follows_its_encoder() -> None:
 
     sizes: dict[str, Any] = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
     model = start(base=T5ForConditionalGeneration(T5Config(**sizes)), modules_to_save=None)[0]
-    order = [{name.rpartition(".layer.")[0] for name in layer} for layer in layers_upward(adapter_handles(model))]
+    order = [{name.rpartition(".layer.")[0] for name in layer} for layer in layers_upward(adapter_parameters(model))]
     assert order == [{"encoder.block.0"}, {"encoder.block.1"}, {"decoder.block.0"}, {"decoder.block.1"}]
 
 
@@ -165,7 +165,7 @@ def test_backward_ends_at_the_lowest_layer_that_trains(method: str) -> None:
     assert [state.grad_fn is None for state in states] == [True, True, True, False, False]
     model.zero_grad()
     out.loss.backward()
-    for handle in adapter_handles(model):
+    for handle in adapter_parameters(model):
         trains = handle.layer in (2, 3)
         assert (handle.parameter.grad is not None) == (handle.parameter in optimizer.state) == trains
     assert controller.progress()[1:] == (len(controller.frozen), len(controller.freezable))
@@ -204,7 +204,7 @@ def test_frozen_layers_cost_what_layers_without_adapter_cost(fold: bool) -> None
     kept(model)  # computes the sums
     assert kept(model) == kept(bare) < kept(whole)
 
-    frozen = {h.home.module_path: h.home for h in adapter_handles(model) if h.layer in (0, 1)}
+    frozen = {h.home.module_path: h.home for h in adapter_parameters(model) if h.layer in (0, 1)}
     chain = tapertune.METHODS["lora"].chain(tapertune.METHODS["lora"].settings(r=2))
     sizes = [{"d_in": layer.in_features, "d_out": layer.out_features, "r": 2} for layer in frozen.values()]
     forward = sum(flops_per_token(chain, s, [], input_grad=False, way="kernel").forward for s in sizes)
@@ -308,7 +308,7 @@ def test_beside_a_rank_budget() -> None:
     for kind, _, fields in events:
         if kind == "prune" and not fields["removed"]:
             assert sum(fields["ranks"].values()) <= fields["budget"]
-    assert all(h.home.rank("default") == controller.ranks[h.module] for h in adapter_handles(model))
+    assert all(h.home.rank("default") == controller.ranks[h.module] for h in adapter_parameters(model))
 
 
 def test_beside_shrinking_gates() -> None:
@@ -335,7 +335,7 @@ def test_vectors_follow_the_last_of_their_matrices(kind: str) -> None:
     controller = tapertune.attach(model, optimizer, total_steps=TOTAL, plan={"policy": policy, "schedule": RAMP})
     for t in range(TOTAL):
         train(model, optimizer, range(t, t + 1))
-        handles = adapter_handles(model)
+        handles = adapter_parameters(model)
         trains = {h.module for h in handles if h.matrix and h.parameter.requires_grad}
         for handle in handles:
             if handle.kind == "ffn" and not handle.matrix:
@@ -456,7 +456,7 @@ def test_gradients_below_are_said_once(cause: Any) -> None:
     with pytest.warns(UserWarning, match=r"gradients go on below bert.encoder.layer.0.attention.self.query") as caught:
         train(model, optimizer, range(TOTAL))
     assert len(caught) == 1
-    assert {h.layer for h in adapter_handles(model) if h.parameter.grad is not None} == {2, 3}
+    assert {h.layer for h in adapter_parameters(model) if h.parameter.grad is not None} == {2, 3}
 
 
 def test_checkpointing_without_reentry_stops_as_well() -> None:

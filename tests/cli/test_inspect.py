@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tapertune
-from tapertune.cli import inspect
+from tapertune.interop import description
 
 HIDDEN, INNER, RANK = 16, 32, 4
 
@@ -33,7 +33,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **fields: Any) -> None:
-    path = folder / inspect.CONFIG
+    path = folder / description.CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
@@ -48,7 +48,7 @@ def test_counts_agree_with_the_chain(cli: Any, adapter: Path) -> None:
     assert facts["adapted_modules"] == 2
     assert facts["saved_modules"] == {"classifier": 2 * HIDDEN + 2}
     assert facts["frozen"] == {"bert.encoder.layer.0.intermediate.dense": ["A", "B"]}
-    assert facts["bytes"] == (adapter / inspect.WEIGHTS).stat().st_size
+    assert facts["bytes"] == (adapter / description.WEIGHTS).stat().st_size
     assert facts["dtypes"] == ["F32"]
 
 
@@ -76,7 +76,7 @@ def test_plain_lora_adapter_is_said_to_be_one(cli: Any, tmp_path: Path) -> None:
     done = cli("inspect", folder)
     assert done.code == 0
     assert "a plain PEFT adapter" in done.out
-    facts = inspect.describe_adapter(folder)
+    facts = description.describe_adapter(folder)
     assert (facts["method"], facts["made_with"], facts["scaling"]) == ("lora", "peft", 4.0)
     assert facts["parameters"] == {"total": 128, "A": 64, "B": 64}
 
@@ -86,18 +86,18 @@ def test_no_weights_are_loaded(adapter: Path, monkeypatch: pytest.MonkeyPatch) -
     import os
     import struct
 
-    path = adapter / inspect.WEIGHTS
-    before = inspect.describe_adapter(adapter)
+    path = adapter / description.WEIGHTS
+    before = description.describe_adapter(adapter)
     size = path.stat().st_size
     header = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
     os.truncate(path, header)
     os.truncate(path, size)
-    assert inspect.describe_adapter(adapter) == before
+    assert description.describe_adapter(adapter) == before
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_truncated_weights(cli: Any, adapter: Path, keep: int) -> None:
-    path = adapter / inspect.WEIGHTS
+    path = adapter / description.WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     done = cli("inspect", adapter)
     assert done.code == 2
@@ -109,7 +109,7 @@ def test_truncated_weights(cli: Any, adapter: Path, keep: int) -> None:
     [("{", "not JSON"), ("[]", "no JSON object"), ("{}", "no peft_type"), ("\xff", "not JSON")],
 )
 def test_broken_config(cli: Any, adapter: Path, text: str, message: str) -> None:
-    (adapter / inspect.CONFIG).write_bytes(text.encode("latin-1"))
+    (adapter / description.CONFIG).write_bytes(text.encode("latin-1"))
     done = cli("inspect", adapter)
     assert done.code == 2
     assert message in done.err
@@ -121,7 +121,7 @@ def test_config_fields_out_of_range(cli: Any, adapter: Path) -> None:
     assert (done.code, done.err) == (2, "error: r is 0; it must be a positive whole number\n")
 
 
-@pytest.mark.parametrize("version", [inspect.SCHEMA_VERSION + 1, "one"])
+@pytest.mark.parametrize("version", [description.SCHEMA_VERSION + 1, "one"])
 def test_newer_schema_is_refused(cli: Any, adapter: Path, version: Any) -> None:
     change(adapter, schema_version=version)
     done = cli("inspect", adapter)
@@ -132,16 +132,16 @@ def test_newer_schema_is_refused(cli: Any, adapter: Path, version: Any) -> None:
 def test_schema_version_is_that_of_the_configs() -> None:
     from tapertune.host.config import SCHEMA_VERSION
 
-    assert inspect.SCHEMA_VERSION == SCHEMA_VERSION
+    assert description.SCHEMA_VERSION == SCHEMA_VERSION
 
 
 def test_missing_files(cli: Any, adapter: Path) -> None:
     assert "no adapter folder" in cli("inspect", adapter / "nowhere").err
-    (adapter / inspect.WEIGHTS).rename(adapter / "adapter_model.bin")
+    (adapter / description.WEIGHTS).rename(adapter / "adapter_model.bin")
     done = cli("inspect", adapter)
     assert done.code == 2
     assert "is a pickle and is not read" in done.err
-    (adapter / inspect.CONFIG).unlink()
+    (adapter / description.CONFIG).unlink()
     done = cli("inspect", adapter)
     assert done.code == 2
     assert "cannot read" in done.err

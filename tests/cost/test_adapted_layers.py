@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
 from tapertune.cost.adapted_layers import adapted_layers
-from tapertune.host import ChainLayer, adapter_handles
+from tapertune.host import ChainLayer, adapter_parameters
 from tapertune.kernels import KERNELS, Path, pass_flops
 from tapertune.methods import METHODS
 
@@ -59,7 +59,7 @@ def adapted(name: str, **settings: Any) -> Any:
 
 def states(model: Any, *names: str) -> Iterator[str]:
     """Brings a model into the named states (all, without names), one after the other."""
-    handles = adapter_handles(model)
+    handles = adapter_parameters(model)
     parameters = [h.parameter for h in handles]
     flags = [parameter.requires_grad for parameter in parameters]  # a method may hold factors from the start
     inside = {h.module: [other.factor for other in handles if other.module == h.module] for h in handles}
@@ -172,8 +172,8 @@ def test_over_a_base_in_half_precision(name: str, dtype: torch.dtype) -> None:
 def test_a_module_of_one_weight(name: str, settings: dict[str, Any]) -> None:
     model = adapted(name, **settings)
     for _ in states(model, "lower"):
-        lower = {h.module: h for h in adapter_handles(model) if h.module in ("query", "key", "value")}
-        assert all(handle.fold() for handle in lower.values())
+        lower = {h.module: h for h in adapter_parameters(model) if h.module in ("query", "key", "value")}
+        assert all(handle.merge_frozen() for handle in lower.values())
     making = sum(layer.merging() for group in adapted_layers(model)[:1] for layer in group.values())
     first = counted(model, 6, input_grad=False)
     assert counted(model, 6, input_grad=False) == declared(model, 6, input_grad=False) == first - making

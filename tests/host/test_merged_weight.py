@@ -16,7 +16,7 @@ from tiny import batch, tiny_bert, tiny_gpt2
 from torch import Tensor, nn
 
 import tapertune
-from tapertune.host import ChainLayer, adapter_handles
+from tapertune.host import ChainLayer, adapter_parameters
 from tapertune.host.merged_weight import MergedWeight, Request
 
 EXTRA = {"aflora": {"projection_scope": "all"}}
@@ -37,10 +37,10 @@ def layers(model: nn.Module, number: int | None = None) -> list[ChainLayer]:
 
 def freeze(model: nn.Module, number: int | None = 0) -> list[bool]:
     """Freezes and folds a layer's modules, or all."""
-    handles = [h for h in adapter_handles(model) if number is None or h.layer == number]
+    handles = [h for h in adapter_parameters(model) if number is None or h.layer == number]
     for handle in handles:
         handle.freeze()
-    return [handle.fold() for handle in handles]
+    return [handle.merge_frozen() for handle in handles]
 
 
 def logits(model: Any) -> Tensor:
@@ -63,7 +63,7 @@ def test_the_same_numbers(method: str) -> None:
     assert torch.allclose(found.logits, expected.logits, rtol=0, atol=1e-10)
     for name, gradient in gradients.items():
         assert torch.allclose(model.get_parameter(name).grad, gradient, rtol=0, atol=1e-10)
-    assert all(h.parameter.grad is None for h in adapter_handles(model) if h.layer == 0)
+    assert all(h.parameter.grad is None for h in adapter_parameters(model) if h.layer == 0)
 
 
 def test_base_and_state_are_as_before() -> None:
@@ -85,7 +85,7 @@ def test_saved_adapter_holds_factors(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again: Any = PeftModel.from_pretrained(tiny_bert().double(), str(tmp_path)).double().eval()
     assert torch.equal(logits(again), plain)
-    frozen = {h.name for h in adapter_handles(again) if h.name.endswith(("A", "B")) and h.layer == 0}
+    frozen = {h.name for h in adapter_parameters(again) if h.name.endswith(("A", "B")) and h.layer == 0}
     assert {f"{module}.{f}" for module, names in again.peft_config["default"].frozen.items() for f in names} == frozen
 
 
@@ -209,8 +209,8 @@ def test_the_sum_is_made_once_and_goes() -> None:
     model.set_adapter("default")
     logits(model.eval())
     assert all(layer.merged_weight._weight is kept for layer, kept in zip(layers(model, 0), sums, strict=True))
-    for handle in adapter_handles(model):
-        handle.unfold()
+    for handle in adapter_parameters(model):
+        handle.unmerge_frozen()
     assert not any(asked(layer) for layer in layers(model))
 
 
@@ -227,7 +227,7 @@ def test_some_of_three_that_read_one_input() -> None:
     """Query is folded, key and value are not: they go on being computed together."""
     plain, model = make(), make()
     query = next(layer for layer in layers(model, 0) if layer.module_path.endswith("query"))
-    query.hold("default", ["A", "B"])
+    query.freeze_factors("default", ["A", "B"])
     assert query.merge_frozen("default")
     for _ in range(2):
         assert torch.allclose(logits(model), logits(plain), rtol=0, atol=1e-12)
@@ -282,7 +282,7 @@ def test_a_second_adapter_takes_over() -> None:
     freeze(model)
     model.add_adapter("second", tapertune.make_config("lora", init_weights=False))
     model.double()
-    for handle in adapter_handles(model, "second"):
+    for handle in adapter_parameters(model, "second"):
         handle.freeze()
-        assert handle.fold()
+        assert handle.merge_frozen()
     assert asked(layers(model, 0)[0]) == "second"

@@ -12,8 +12,8 @@ from tiny import batch, mlp, tiny_bert
 from torch import nn
 
 import tapertune
-from tapertune.host import adapter_handles
-from tapertune.host.naming import TARGETS, layer_index, module_kind, row_label
+from tapertune.host import adapter_parameters
+from tapertune.host.module_names import TARGETS, layer_index, module_kind, row_label
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_truncated_adapter_is_refused(tmp_path: Path) -> None:
 
 def test_handles_describe_the_adapter() -> None:
     model = get_peft_model(tiny_bert(), tapertune.make_config("aflora", r=2))
-    handles = adapter_handles(model)
+    handles = adapter_parameters(model)
     assert len(handles) == 2 * 6 * 4
     inter = next(h for h in handles if h.row == "inter.A" and h.layer == 1)
     assert inter.name == "bert.encoder.layer.1.intermediate.dense.A"
@@ -148,7 +148,7 @@ def test_handles_describe_the_adapter() -> None:
 def test_frozen_survives_dtype_casts(order: str) -> None:
     """PEFT re-creates parameters when it casts adapters; what is frozen stays so."""
     model = get_peft_model(tiny_bert().to(torch.bfloat16), tapertune.make_config("aflora", r=2))
-    handle = next(h for h in adapter_handles(model) if h.matrix and h.kind == "ffn")
+    handle = next(h for h in adapter_parameters(model) if h.matrix and h.kind == "ffn")
     if order == "before":
         handle.freeze()
     model.float()

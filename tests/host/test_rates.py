@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 import tapertune
 from tapertune.errors import TapertuneError
-from tapertune.host import adapter_handles
+from tapertune.host import adapter_parameters
 from tapertune.methods import METHODS
 
 RATE = 1e-3
@@ -35,11 +35,11 @@ def learning(name: str) -> str:
 
 def moves(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """How far each factor goes in a step of Adam, which is the rate where its gradient is large."""
-    before = {h.name: (h.factor, h.parameter.detach().clone()) for h in adapter_handles(model)}
+    before = {h.name: (h.factor, h.parameter.detach().clone()) for h in adapter_parameters(model)}
     (1e4 * model(torch.linspace(-1, 1, 30).view(5, 6)).pow(2).sum()).backward()
     optimizer.step()
     found: dict[str, float] = {}
-    for handle in adapter_handles(model):
+    for handle in adapter_parameters(model):
         factor, old = before[handle.name]
         found[factor] = max(found.get(factor, 0.0), float((handle.parameter.detach() - old).abs().max()))
     return found
@@ -73,7 +73,7 @@ def test_groups_for_an_optimizer_of_ones_own(name: str) -> None:
     assert [group["lr"] for group in groups if group["lr_ratio"] == 16] == [16 * RATE]
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted(map(id, trained(model)))
-    mine = {id(h.parameter) for h in adapter_handles(model) if h.factor == factor and h.parameter.requires_grad}
+    mine = {id(h.parameter) for h in adapter_parameters(model) if h.factor == factor and h.parameter.requires_grad}
     assert {id(p) for group in groups if group["lr_ratio"] == 16 for p in group["params"]} == mine
     optimizer = torch.optim.Adam(groups)
     tapertune.attach(model, optimizer, total_steps=100)
@@ -109,9 +109,9 @@ def test_a_gates_threshold_follows_the_gates_rate() -> None:
         for parameter in trained(model):
             parameter.grad = torch.zeros_like(parameter)
         tapertune.attach(model, optimizer, total_steps=10, plan={"policy": {"times_lr": True, "threshold": 1.0}})
-        before = [h.parameter.detach().clone() for h in adapter_handles(model) if h.factor == "g"]
+        before = [h.parameter.detach().clone() for h in adapter_parameters(model) if h.factor == "g"]
         optimizer.step()
-        after = [h.parameter for h in adapter_handles(model) if h.factor == "g"]
+        after = [h.parameter for h in adapter_parameters(model) if h.factor == "g"]
         gates[ratio] = max(float((a.detach() - b).abs().max()) for a, b in zip(after, before, strict=True))
     assert gates[8.0] == pytest.approx(0.08, rel=0.2) and gates[1.0] == pytest.approx(0.01, rel=0.2)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import tapertune
 from tapertune.adapt import Controller, make_plans
-from tapertune.host import adapter_handles
+from tapertune.host import adapter_parameters
 from tapertune.host.renamed import match_modules
 from tapertune.methods import METHODS
 
@@ -50,7 +50,7 @@ def trained(method: str, base: nn.Module, targets: list[str] | None = None, **va
     """An adapter in which something is frozen, and a rank gone, where there is a gate."""
     config = tapertune.make_config(method, target_modules=targets, init_weights=False, **values)
     model = get_peft_model(base, config)
-    handles = adapter_handles(model)
+    handles = adapter_parameters(model)
     for handle in handles[::3]:
         handle.freeze()
     layer = handles[0].home
@@ -65,7 +65,9 @@ def trained(method: str, base: nn.Module, targets: list[str] | None = None, **va
 
 
 def trains(model: nn.Module) -> list[tuple[str, str, tuple[int, ...]]]:
-    return [(h.module, h.factor, tuple(h.parameter.shape)) for h in adapter_handles(model) if h.parameter.requires_grad]
+    return [
+        (h.module, h.factor, tuple(h.parameter.shape)) for h in adapter_parameters(model) if h.parameter.requires_grad
+    ]
 
 
 def renamed(rows: list[tuple[str, str, tuple[int, ...]]], old: list[str], new: list[str]) -> list:
@@ -74,7 +76,7 @@ def renamed(rows: list[tuple[str, str, tuple[int, ...]]], old: list[str], new: l
 
 
 def modules(model: nn.Module) -> list[str]:
-    return list(dict.fromkeys(handle.module for handle in adapter_handles(model)))
+    return list(dict.fromkeys(handle.module for handle in adapter_parameters(model)))
 
 
 MAPPING = {r"^encoder\.(\d)\.q\.": r"body.\1.query.", r"^encoder\.(\d)\.k\.": r"body.\1.key."}
@@ -155,7 +157,7 @@ def test_a_run_goes_on_under_new_names(tmp_path: Path) -> None:
     trained("aflora", Net(OLD), ["q", "k"]).save_pretrained(tmp_path)
     values = {"key_mapping": {"^encoder": "body"}, "is_trainable": True}
     model = PeftModel.from_pretrained(Net(("body", *OLD[1:])), tmp_path, **values)
-    handles = adapter_handles(model)
+    handles = adapter_parameters(model)
     controller = Controller(handles, make_plans([]), 2)
     assert controller.trainable == sum(h.parameter.numel() for h in handles if h.parameter.requires_grad)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import tapertune
 from tapertune.errors import TapertuneError
-from tapertune.host import adapted_parts, adapter_handles, find_config, updates_kept
+from tapertune.host import adapted_parts, adapter_parameters, find_config, updates_kept
 from tapertune.interop.lora import export_model_lora
 from tapertune.methods import METHODS
 
@@ -57,7 +57,7 @@ def test_names_are_the_same_as_without_the_rest(method: str, wrap: Any) -> None:
     inner = encoder(method)
     outer = wrap(inner)
     assert find_config(outer, "default") is inner.peft_config["default"]
-    assert adapter_handles(outer) == adapter_handles(inner) != []
+    assert adapter_parameters(outer) == adapter_parameters(inner) != []
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,7 +65,7 @@ def test_added_in_place_in_something_nested(method: str) -> None:
     model = nested(method)
     (part,) = adapted_parts(model, "default")
     assert part.path == "0.auto_model"
-    assert adapter_handles(model)[0].name == "encoder.layer.0.attention.self.query.A"
+    assert adapter_parameters(model)[0].name == "encoder.layer.0.attention.self.query.A"
 
 
 def test_parameters_outside_count() -> None:
@@ -78,10 +78,10 @@ def test_parameters_outside_count() -> None:
 
 def test_two_encoders_train_under_one_controller() -> None:
     model = Towers(encoder(), encoder())
-    names = [handle.name for handle in adapter_handles(model)]
+    names = [handle.name for handle in adapter_parameters(model)]
     assert len(set(names)) == len(names) == 2 * 2 * 6 * 4
     assert {name.partition(".")[0] for name in names} == {"query", "document"}
-    rows = [(handle.layer, handle.row) for handle in adapter_handles(model)]
+    rows = [(handle.layer, handle.row) for handle in adapter_parameters(model)]
     assert len(set(rows)) == len(rows)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-2)
     plan = {"schedule": {"warmup": 1, "cooldown": 4, "every": 1}}
@@ -107,7 +107,7 @@ def test_one_encoder_used_twice_is_one() -> None:
 def test_encoders_that_differ_are_refused() -> None:
     model = Towers(encoder(r=2), encoder(r=4))
     with pytest.raises(TapertuneError, match="in 'query' and 'document' that differ in method, settings or plan"):
-        adapter_handles(model)
+        adapter_parameters(model)
 
 
 def test_what_is_not_there_is_named() -> None:

@@ -43,13 +43,13 @@ def expected(layer: ChainLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def replace_factor(model: Any, layer: ChainLayer) -> None:
-    layer.holders("B")["default"].weight = nn.Parameter(torch.randn_like(layer.factor("default", "B")))
+    layer.factor_modules("B")["default"].weight = nn.Parameter(torch.randn_like(layer.factor("default", "B")))
 
 
 def replace_holder(model: Any, layer: ChainLayer) -> None:
-    holder = copy.deepcopy(layer.holders("B")["default"])
+    holder = copy.deepcopy(layer.factor_modules("B")["default"])
     nn.init.normal_(holder.weight)
-    layer.holders("B")["default"] = holder
+    layer.factor_modules("B")["default"] = holder
 
 
 def replace_base_weight(model: Any, layer: ChainLayer) -> None:

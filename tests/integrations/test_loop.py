@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tapertune
 from tapertune.adapt import Controller, optimizer_bytes
 from tapertune.events import EventLog, read_events
-from tapertune.host import adapter_handles
+from tapertune.host import adapter_parameters
 from tapertune.integrations import read_state, restore, save_state
 from tapertune.kernels.update_flops import flops_per_token
 
@@ -114,7 +114,7 @@ def test_freezing_frees() -> None:
         return counter.get_total_flops()
 
     train(model, optimizer, range(1))
-    handles = {h.name: h for h in adapter_handles(model)}
+    handles = {h.name: h for h in adapter_parameters(model)}
     matrices = [h for h in handles.values() if h.matrix]
     before = optimizer_bytes(optimizer)
     activations_before, flops_before = activations(), flops()
@@ -155,7 +155,7 @@ def test_a_frozen_matrix_moves_no_more() -> None:
     history: list[dict[str, torch.Tensor]] = []
     for t in range(TOTAL):
         train(model, optimizer, range(t, t + 1))
-        history.append({h.name: h.parameter.detach().clone() for h in adapter_handles(model)})
+        history.append({h.name: h.parameter.detach().clone() for h in adapter_parameters(model)})
     for name, step in controller.frozen.items():
         assert not torch.equal(history[step][name], history[step - 1][name]), "the step at which it freezes counts"
         assert torch.equal(history[-1][name], history[step][name])
@@ -168,9 +168,9 @@ def test_without_final_update_the_freezing_step_is_skipped() -> None:
     before = {}
     for t in range(TOTAL):
         frozen = set(controller.frozen)
-        before = {h.name: h.parameter.detach().clone() for h in adapter_handles(model)}
+        before = {h.name: h.parameter.detach().clone() for h in adapter_parameters(model)}
         train(model, optimizer, range(t, t + 1))
-        for h in adapter_handles(model):
+        for h in adapter_parameters(model):
             if h.name in set(controller.frozen) - frozen:
                 assert torch.equal(h.parameter, before[h.name])
     assert controller.frozen
@@ -208,7 +208,7 @@ def test_events_tell_what_happened(tmp_path: Path) -> None:
 )
 def test_projection_scope(scope: str, kinds: set[str]) -> None:
     model, optimizer = start(projection_scope=scope)
-    handles = adapter_handles(model)
+    handles = adapter_parameters(model)
     assert {h.kind for h in handles if h.matrix and h.parameter.requires_grad} == kinds
     assert all(h.parameter.requires_grad for h in handles if not h.matrix)
     assert all(h.parameter.any() for h in handles if h.matrix), "those that do not train are random, not zero"

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 import tapertune
 from tapertune.adapt import Controller, optimizer_bytes
 from tapertune.events import EventLog, read_events
-from tapertune.host import ChainLayer, adapter_handles
+from tapertune.host import ChainLayer, adapter_parameters
 from tapertune.integrations.loop import build_controller
 from tapertune.report import load_run
 
@@ -73,7 +73,7 @@ def test_after_each_decision_a_run_costs_what_a_model_of_those_ranks_costs(metho
             config.ranks = dict(seen[-1])
             fresh = get_peft_model(tiny_bert(), config)  # type: ignore[arg-type]
             other = adamw(fresh)
-            Controller(adapter_handles(fresh), [], TOTAL).attach(other)
+            Controller(adapter_parameters(fresh), [], TOTAL).attach(other)
             step(fresh, other, t)
             assert costs(model, optimizer) == costs(fresh, other)
             assert controller.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)

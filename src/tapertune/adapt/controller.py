@@ -311,8 +311,8 @@ class Controller:
         }
 
     def finish(self) -> None:
-        """Removes what has been pruned, unfolds, writes the ``end`` event and lets go of the optimizer. Nothing, where
-        a later controller has the adapter."""
+        """Removes what has been pruned, takes frozen updates out of the base weights' way, writes the ``end`` event and
+        lets go of the optimizer. Nothing, where a later controller has the adapter."""
         if self._retired:
             return
         self.check_finite()
@@ -320,7 +320,7 @@ class Controller:
         for runner in self.runners:
             runner.finish(last, self._optimizer, self._report, [r for r in self.runners if r is not runner])
         for handle in self.handles.values():
-            handle.unfold()
+            handle.unmerge_frozen()
         self.journal.write("end", self.step, trainable=self.trainable, average_trainable=self.average_trainable)
         self.detach()
 
@@ -391,7 +391,7 @@ class Controller:
     def _train_again(self, names: Collection[str]) -> None:
         """Lets these factors train, and no others."""
         for name, handle in self.handles.items():
-            handle.unfold()
+            handle.unmerge_frozen()
             if name in names and handle.frozen:
                 handle.thaw()
             self._settle(handle)

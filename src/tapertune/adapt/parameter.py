@@ -79,10 +79,10 @@ class Handle(AdapterParameter, Protocol):
         """Keeps a factor from training that has no elements left, and no longer one that has some again."""
         ...
 
-    def fold(self) -> bool:
+    def merge_frozen(self) -> bool:
         """Lets the factor's module, in which nothing trains, be computed as one weight; whether it can be."""
         ...
 
-    def unfold(self) -> None:
+    def unmerge_frozen(self) -> None:
         """Computes the factor's module as any other again."""
         ...

@@ -176,7 +176,7 @@ class Runner:
             return 0
         trains = {self.handles[name].module for name in self.training}
         frozen = {h.module: h for h in self.handles.values() if h.module not in trains}
-        return sum(handle.fold() for handle in frozen.values())
+        return sum(handle.merge_frozen() for handle in frozen.values())
 
     def _move(self, decision: Decision, optimizer: Any | None) -> None:
         """Does to gates what was decided."""

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..adapt import optimizer_bytes
 from ..cost.adapted_layers import adapted_layers
-from ..host.holders import SharedWeight
+from ..host.factor_modules import SharedWeight
 from ..kernels import pass_flops
 from .candidate import Candidate
 from .schema import Counts

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TapertuneError
-from ..host.naming import layer_index
+from ..host.module_names import layer_index
 from ..kernels import pass_flops
 from ..runfile.settings import RunSettings
 from .shapes import Part, Shape, model_config

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from ..events import Event
-from ..host import FactorHandle, adapter_handles
+from ..host import FactorParameter, adapter_parameters
 from ..kernels import Adapted, pass_flops
 from ..runfile.record import Flops
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
@@ -102,7 +102,7 @@ def _averaged(
         parts = base_flops(model, calls(model, head, _whole(tokens.length)), tokens.length)
         del parts["adapter"]
         return parts
-    handles = {handle.name: handle for handle in adapter_handles(model)}
+    handles = {handle.name: handle for handle in adapter_parameters(model)}
     rank = adapter_config(settings).row.rank
     ranks = _first_ranks(events, handles, rank)
     states = list(run_states(events, ranks, _mergeable(handles)))
@@ -153,7 +153,7 @@ def run_states(
     yield state
 
 
-def _first_ranks(events: Sequence[Event], handles: dict[str, FactorHandle], rank: str) -> dict[str, int]:
+def _first_ranks(events: Sequence[Event], handles: dict[str, FactorParameter], rank: str) -> dict[str, int]:
     start = next(event for event in events if event["type"] == "start")
     ranks = {}
     for factor in start["factors"]:
@@ -163,14 +163,14 @@ def _first_ranks(events: Sequence[Event], handles: dict[str, FactorHandle], rank
     return ranks
 
 
-def _mergeable(handles: dict[str, FactorHandle]) -> frozenset[str]:
+def _mergeable(handles: dict[str, FactorParameter]) -> frozenset[str]:
     layers = {handle.module: handle.home for handle in handles.values()}
     autocast = torch.is_autocast_enabled(next(iter(handles.values())).parameter.device.type)
     return frozenset(module for module, layer in layers.items() if not autocast and layer.can_merge("default"))
 
 
 def _calls_in(
-    state: State, model: nn.Module, head: Sequence[str], handles: dict[str, FactorHandle], tokens: Tokens
+    state: State, model: nn.Module, head: Sequence[str], handles: dict[str, FactorParameter], tokens: Tokens
 ) -> list[Call]:
     parameters: dict[str, torch.Tensor] = {n: h.parameter for n, h in handles.items() if not h.shared}
     with training_only(parameters, set(state.training)), warnings.catch_warnings():

@@ -18,7 +18,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..adapt.plan import Plan
-from ..host import adapt_model, adapter_handles
+from ..host import adapt_model, adapter_parameters
 from ..kernels import Adapted
 from ..runfile.head_dropout import check_head_dropout
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
@@ -177,7 +177,7 @@ def _adapted(settings: RunSettings, base: Any, head: list[str], shape: Shape) ->
         # peft reads a property of transformers' models that transformers has deprecated
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         model = adapt_model(copy.deepcopy(base), config)
-    handles = adapter_handles(model)
+    handles = adapter_parameters(model)
     training = [h for h in handles if h.parameter.requires_grad]
     plans = tuple(config.resolved_plans())
     for plan in plans:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..host import ChainLayer
-from ..host.naming import ROOT, layer_path
+from ..host.module_names import ROOT, layer_path
 from .weights import weights
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..adapt import missing_controller
 from .config import ChainConfig, config_class, make_config
-from .handles import FactorHandle, adapter_handles
 from .layer import ChainLayer, layer_class
 from .merged_weight import updates_kept
 from .model import ChainTuner, adapt_model, tuner_class
+from .parameters import FactorParameter, adapter_parameters
 from .rates import parameter_groups, suggest_learning_rate
 from .registration import register
 from .search import adapted_parts, find_config
@@ -19,10 +19,10 @@ __all__ = [
     "ChainConfig",
     "ChainLayer",
     "ChainTuner",
-    "FactorHandle",
+    "FactorParameter",
     "adapt_model",
     "adapted_parts",
-    "adapter_handles",
+    "adapter_parameters",
     "config_class",
     "find_config",
     "layer_class",

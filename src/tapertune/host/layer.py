@@ -33,9 +33,9 @@ from ..kernels import (
 )
 from ..methods import Diagonal, Method, Update, get_method
 from .config import ChainConfig
-from .holders import FactorWeight, SharedWeight, is_shared, of_one_dtype, shared_weights
+from .factor_modules import FactorWeight, SharedWeight, is_shared, of_one_dtype, shared_weights
 from .merged_weight import MergedWeight, mergeable
-from .naming import module_kind
+from .module_names import module_kind
 from .shared_input import SharedInput
 from .snapshot import Snapshot, is_plain
 
@@ -113,7 +113,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         dropout = InputDropout(settings.dropout) if settings.dropout > 0 else nn.Identity()
         getattr(self, f"{self.method.prefix}dropout")[adapter_name] = dropout
         held = [f.name for f in chain if not self.method.trains(settings, f.name, self.kind)]
-        self.hold(adapter_name, [*held, *config.frozen.get(self.module_path, ())])
+        self.freeze_factors(adapter_name, [*held, *config.frozen.get(self.module_path, ())])
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -124,14 +124,14 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             self.adapter_layer_names = (*self.adapter_layer_names, name)
         return getattr(self, name)
 
-    def holders(self, factor: str) -> nn.ModuleDict:
+    def factor_modules(self, factor: str) -> nn.ModuleDict:
         """What holds a factor of the adapters, by adapter."""
         return cast(nn.ModuleDict, self._modules[self.method.prefix + factor])
 
     def factor(self, adapter_name: str, factor: str) -> nn.Parameter:
         """One factor of an adapter, as it is now."""
         # asked for often: not through nn.Module's attribute lookup
-        return cast(nn.Parameter, cast(nn.Module, self.holders(factor)._modules[adapter_name]).weight)
+        return cast(nn.Parameter, cast(nn.Module, self.factor_modules(factor)._modules[adapter_name]).weight)
 
     def tensors(self, adapter_name: str) -> Mapping[str, Tensor]:
         """An adapter's factors by name, shared ones cut to this module's widths and in the dtype of its own."""
@@ -154,7 +154,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
         factor = next(f for f in self.chains[adapter_name] if symbol in f.symbols)
         return self.factor(adapter_name, factor.name).shape[factor.symbols.index(symbol)]
 
-    def hold(self, adapter_name: str, factors: list[str]) -> None:
+    def freeze_factors(self, adapter_name: str, factors: list[str]) -> None:
         """Keeps factors of an adapter from training, through every later toggle of PEFT's."""
         held = self.frozen_peft_weight_names.get(adapter_name, ())
         new = [name for name in (self.method.prefix + factor for factor in factors) if name not in held]
@@ -193,7 +193,7 @@ class ChainLayer(nn.Module, BaseTunerLayer):
             self,
             names[0],
             base=cast(nn.Linear, self.base_layer),
-            factors={name: (self.holders(name), tensor) for name, tensor in self._uncast(names[0]).items()},
+            factors={name: (self.factor_modules(name), tensor) for name, tensor in self._uncast(names[0]).items()},
             dropouts=self.dropouts,
             scaling=self.scaling,
             merged=self.merged_weight,

@@ -22,12 +22,12 @@ from torch import nn
 
 from ..errors import TapertuneError
 from ..methods import Matrix, get_method
+from .bnb_layout import keep_layout
 from .config import ChainConfig
 from .fast_path import leave_fast_path, rejoin_fast_path
 from .layer import ChainLayer, adaptable, layer_class
-from .layout import keep_layout
 from .mixed_batch import rows_by_adapter
-from .naming import TARGETS
+from .module_names import TARGETS
 from .renamed import rename_modules
 from .shared_input import link
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest

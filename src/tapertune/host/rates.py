@@ -13,7 +13,7 @@ from ..errors import TapertuneError, bad_value
 from ..methods.rates import SuggestedRate, suggested
 from ..methods.settings import positive
 from .config import ChainConfig, check_factor_rates
-from .handles import adapter_handles
+from .parameters import adapter_parameters
 from .search import find_config
 
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "hidden_dim", "embed_dim")
@@ -128,4 +128,4 @@ def factor_ratios(
     ratios = find_config(model, adapter_name).rates()
     check_factor_rates(factor_rates, tuple(ratios))
     ratios.update(factor_rates or {})
-    return {id(handle.parameter): ratios[handle.factor] for handle in adapter_handles(model, adapter_name)}
+    return {id(handle.parameter): ratios[handle.factor] for handle in adapter_parameters(model, adapter_name)}

@@ -35,10 +35,10 @@ def adapted_parts(model: nn.Module, adapter_name: str) -> list[AdaptedPart]:
         TapertuneError: the model has no such adapter, it is not one of ours, or several parts have adapters of this
             name that differ in method, settings or plan.
     """
-    holders = list(_holders(model, "", set()))
-    named = [(path, module, configs[adapter_name]) for path, module, configs in holders if adapter_name in configs]
+    configured = list(_configured(model, "", set()))
+    named = [(path, module, configs[adapter_name]) for path, module, configs in configured if adapter_name in configs]
     if not named:
-        names = ", ".join(sorted({name for _, _, configs in holders for name in configs})) or "none"
+        names = ", ".join(sorted({name for _, _, configs in configured for name in configs})) or "none"
         raise TapertuneError(f"the model has no adapter {adapter_name!r}; its adapters: {names}")
     ours = [AdaptedPart(*each) for each in named if isinstance(each[2], ChainConfig)]
     if not ours:
@@ -72,7 +72,7 @@ def has_layers(model: nn.Module, adapter_name: str | None = None) -> bool:
     return any(layer.chains if adapter_name is None else adapter_name in layer.chains for layer in layers)
 
 
-def _holders(module: nn.Module, path: str, visited: set[int]) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
+def _configured(module: nn.Module, path: str, visited: set[int]) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
     """The modules with PEFT configs, outermost first; not what is inside of one with an adapter of ours, which
     shares the configs."""
     if id(module) in visited:
@@ -85,7 +85,7 @@ def _holders(module: nn.Module, path: str, visited: set[int]) -> Iterator[tuple[
             visited.update(id(inner) for inner in module.modules())
             return
     for name, child in module.named_children():
-        yield from _holders(child, f"{path}.{name}" if path else name, visited)
+        yield from _configured(child, f"{path}.{name}" if path else name, visited)
 
 
 def _what_runs(config: ChainConfig) -> tuple[Any, ...]:

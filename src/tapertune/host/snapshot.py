@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..adapt.sharding import is_sharded
 from ..kernels import InputDropout, Spec
 from ..methods import Update
-from .holders import SharedWeight, of_one_dtype
+from .factor_modules import SharedWeight, of_one_dtype
 from .merged_weight import MergedWeight, mergeable, version
 
 _Place = tuple[Mapping[str, Any], str, Any]
@@ -89,15 +89,15 @@ class Snapshot:
         places += [(scaling, adapter, scaling[adapter]), (vars(merged), "request", merged.request)]
         places += [_place(base, "weight"), _place(base, "bias")]
         tensors = {name: tensor for name, (_, tensor) in factors.items()}
-        for holders, _ in factors.values():
-            holder = holders[adapter]
+        for modules, _ in factors.values():
+            holder = modules[adapter]
             shared = isinstance(holder, SharedWeight)
             weight = (
                 (vars(holder.projection), "tensor", holder.projection.tensor) if shared else _place(holder, "weight")
             )
             if weight[2] is None:
                 return None
-            places += [(holders._modules, adapter, holder), weight]
+            places += [(modules._modules, adapter, holder), weight]
         alike = of_one_dtype(update, tensors)
         spec = Spec.of(
             update,

@@ -12,7 +12,7 @@ from ..adapt.finite import AUTO, Limit
 from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
-from ..host import adapter_handles, find_config
+from ..host import adapter_parameters, find_config
 
 # whose wrappers of an optimizer hold it as ``optimizer``
 _LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
@@ -85,7 +85,7 @@ def build_controller(
 ) -> Controller:
     """The controller of a model's adapter, not yet attached to an optimizer."""
     config = find_config(model, adapter_name)
-    handles = adapter_handles(model, adapter_name)
+    handles = adapter_parameters(model, adapter_name)
     settings = merge(config.row.plan(config.settings()), config.plan)
     plans = make_plans(merge(settings, plan))
     inside = {id(handle.parameter) for handle in handles}

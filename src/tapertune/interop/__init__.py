@@ -1,12 +1,29 @@
-"""Adapters in and out: plain LoRA, merged weights, and the files that the methods' authors' code wrote."""
+"""Adapters in and out: plain LoRA, merged weights, and the files that the methods' authors' code wrote.
+
+What this offers is loaded when it is asked for: describing a folder takes no torch, exporting it does.
+"""
 
 from __future__ import annotations
 
-from .comparison import Comparison
-from .exports import ExportReport, ModuleExport
-from .importers import FORMATS, ImportReport, import_adapter
-from .lora import export_lora, export_model_lora
-from .merge import MergeReport, merge
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+    from .description import describe_adapter
+    from .exports import ExportReport, ModuleExport
+    from .importers import FORMATS, ImportReport, import_adapter
+    from .lora import export_lora, export_model_lora
+    from .merging import MergeReport, merge
+
+_PLACES = {
+    "comparison": ("Comparison",),
+    "description": ("describe_adapter",),
+    "exports": ("ExportReport", "ModuleExport"),
+    "importers": ("FORMATS", "ImportReport", "import_adapter"),
+    "lora": ("export_lora", "export_model_lora"),
+    "merging": ("MergeReport", "merge"),
+}
 
 __all__ = [
     "FORMATS",
@@ -15,8 +32,16 @@ __all__ = [
     "ImportReport",
     "MergeReport",
     "ModuleExport",
+    "describe_adapter",
     "export_lora",
     "export_model_lora",
     "import_adapter",
     "merge",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{place}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,12 @@ from typing import Any
 from ..errors import TapertuneError, bad_value
 from ..files import read_json_object
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter's folder."""
+
+OURS = "TAPERTUNE_"
+"""How ``peft_type`` begins in the configs of tapertune's methods."""
+
 _LARGEST_JSON = 256 << 20  # an index of the largest public models has some 10 MB
 
 

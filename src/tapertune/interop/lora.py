@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from ..errors import TapertuneError, nearest
 from ..files import check_free, whole_folder, write_json, write_text
 from ..host import ChainLayer, adapted_parts
-from ..host.naming import ROOT
+from ..host.module_names import ROOT
 from .card import export_card
 from .checkpoint import base_input_widths
 from .comparison import compare_logits
 from .completion import complete, target_names, unfused
 from .exports import ExportForm, ExportReport, ModuleExport
-from .saved import CONFIG, WEIGHTS, SavedAdapter, check, read_adapter, read_config
+from .folder import CONFIG, WEIGHTS
+from .saved import SavedAdapter, check, read_adapter, read_config
 from .servers import RAGGED, saved_beside_note, vllm_rank
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
 from .truncation import Pair, cuts, in_float32, relative_error, spectrum_of_delta, spectrum_of_product

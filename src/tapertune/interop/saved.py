@@ -16,15 +16,12 @@ from torch import Tensor
 from ..adapt.plan import present_names
 from ..errors import TapertuneError
 from ..host import ChainConfig, config_class, make_config
-from ..host.holders import shared_weights
-from ..host.naming import ROOT
+from ..host.factor_modules import shared_weights
+from ..host.module_names import ROOT
 from ..methods import METHODS, Diagonal, Factor, Matrix, Update
 from .fields import check_type
-from .folder import read_foreign_json
+from .folder import CONFIG, OURS, WEIGHTS, read_foreign_json
 from .tensors import read_safetensors
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-OURS = "TAPERTUNE_"
 
 Modules = dict[str, dict[str, Tensor]]
 InputWidths = Callable[[list[str]], Mapping[str, int]]

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from ..errors import TapertuneError
 from ..files import read_json_object, write_json
 from ..host.loading import load_adapter
-from ..host.naming import ROOT
+from ..host.module_names import ROOT
 from ..runfile.blocks import TaskBlock
 from ..runfile.record import FILE, read_record
 from ..runfile.settings import RunSettings, check_settings

@@ -9,7 +9,8 @@ from ...errors import TapertuneError, unknown
 from ...files import check_free, whole_folder
 from ...host import make_config
 from ...methods import Matrix
-from ..saved import OURS, SavedAdapter, check, symbol_sizes_of, write_adapter
+from ..folder import OURS
+from ..saved import SavedAdapter, check, symbol_sizes_of, write_adapter
 from . import adalora, aflora, lora, mlora, sora, vera
 from .layout import Format, Imported
 from .source import Source, load_source

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import TapertuneError
-from ...host.naming import ROOT
+from ...host.module_names import ROOT
 from ..saved import Modules
 from .source import Source
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ...errors import TapertuneError
 from ..fields import check_type
-from ..saved import CONFIG
+from ..folder import CONFIG
 from .source import Source
 
 _Task = Literal["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"]

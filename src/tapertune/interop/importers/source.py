@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import TapertuneError, bad_value
-from ..folder import check_inside, read_foreign_json
-from ..saved import CONFIG
+from ..folder import CONFIG, check_inside, read_foreign_json
 from ..tensors import read_safetensors
 
 _NAMES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin", "model.safetensors", "delta.bin")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...host import make_config
-from ...host.holders import shared_weights
+from ...host.factor_modules import shared_weights
 from .layout import Format, Imported, check_rank_field, need_factors, peft_fields, peft_key, saved_modules, split_keys
 from .peft_fields import VERA, check_fields
 from .source import Source

@@ -12,14 +12,14 @@ from torch import nn
 from ..methods import Matrix
 from .config import ChainConfig
 from .layer import ChainLayer
-from .naming import layer_index, row_label
+from .module_names import layer_index, row_label
 from .search import AdaptedPart, adapted_parts
 
 _LOOKING = "_looking_for_gradients"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorHandle:
+class FactorParameter:
     """One factor of one adapted module; see ``tapertune.adapt.Handle``."""
 
     name: str
@@ -53,7 +53,7 @@ class FactorHandle:
         return self.home.rank(self.adapter) != getattr(self.config, self.config.row.rank)
 
     def freeze(self) -> None:
-        self.home.hold(self.adapter, [self.factor])
+        self.home.freeze_factors(self.adapter, [self.factor])
         frozen = {*self.config.frozen.get(self.home.module_path, ()), self.factor}
         # in the chain's order, in whatever order they have frozen, so that equal runs write equal files
         order = self.home.chains[self.adapter].names
@@ -67,7 +67,7 @@ class FactorHandle:
 
     def settle(self) -> None:
         if not self.parameter.numel():
-            self.home.hold(self.adapter, [self.factor])
+            self.home.freeze_factors(self.adapter, [self.factor])
         elif self.frozen and self.factor not in self.config.frozen.get(self.home.module_path, ()) and self._may_train:
             self._release()
 
@@ -81,10 +81,10 @@ class FactorHandle:
         self.home.frozen_peft_weight_names[self.adapter] = tuple(name for name in held if name != self._weights)
         self.parameter.requires_grad_(True)
 
-    def fold(self) -> bool:
+    def merge_frozen(self) -> bool:
         return self.home.merge_frozen(self.adapter)
 
-    def unfold(self) -> None:
+    def unmerge_frozen(self) -> None:
         self.home.merged_weight.ask(frozen=None)
 
     def expect_input_without_gradient(self) -> None:
@@ -109,7 +109,7 @@ def _look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         )
 
 
-def adapter_handles(model: nn.Module, adapter_name: str = "default") -> list[FactorHandle]:
+def adapter_parameters(model: nn.Module, adapter_name: str = "default") -> list[FactorParameter]:
     """The factors of a model's adapter, module by module in the model's order.
 
     The adapter may be in a part of the model, or in several; of several, the names begin with the part's path.
@@ -121,9 +121,9 @@ def adapter_handles(model: nn.Module, adapter_name: str = "default") -> list[Fac
     return [handle for part in parts for handle in _handles(part, adapter_name, f"{part.path}." if parts[1:] else "")]
 
 
-def _handles(part: AdaptedPart, adapter_name: str, prefix: str) -> list[FactorHandle]:
+def _handles(part: AdaptedPart, adapter_name: str, prefix: str) -> list[FactorParameter]:
     return [
-        FactorHandle(
+        FactorParameter(
             name=f"{prefix}{layer.module_path}.{factor.name}",
             module=prefix + layer.module_path,
             factor=factor.name,
