@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from .synonyms import meant, nearest, nearest_setting
+
+__all__ = ["TapertuneError", "UnknownField", "bad_value", "nearest", "unknown"]
 
 
 class TapertuneError(ValueError):
     """What the user gave cannot be used. The command exits with 2 and prints the message on one line."""
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to ``name`` (ignoring case and the difference of ``-`` and ``_``), or None.
-
-    >>> nearest("aflroa", ["lora", "aflora"])
-    'aflora'
-    """
-    folded = {option.lower().replace("-", "_"): option for option in allowed}
-    hits = difflib.get_close_matches(name.lower().replace("-", "_"), list(folded), n=1, cutoff=0.5)
-    return folded[hits[0]] if hits else None
+class UnknownField(TapertuneError, TypeError):
+    """A keyword that a config does not have; a TypeError as well, as for any class that is called with one."""
 
 
-def unknown(what: str, value: object, allowed: Iterable[str]) -> TapertuneError:
+def unknown(
+    what: str,
+    value: object,
+    allowed: Iterable[str],
+    *,
+    settings: Iterable[str] | None = None,
+    kind: type[TapertuneError] = TapertuneError,
+) -> TapertuneError:
     """The error for a value that is not one of a closed set of names.
+
+    Args:
+        what: it is, such as ``method``.
+        value: what was given.
+        allowed: the names.
+        settings: where it is a setting, all that there are, by dotted names: the hint may be one of another block.
+        kind: the class of the error.
 
     >>> print(unknown("method", "aflroa", ["lora", "aflora"]))
     unknown method 'aflroa': did you mean 'aflora'? Allowed: aflora, lora
     """
     names = sorted(allowed)
-    guess = nearest(str(value), names)
+    guess = meant(str(value), names) if settings is None else nearest_setting(str(value), settings)
     hint = f"did you mean {guess!r}? " if guess else ""
-    return TapertuneError(f"unknown {what} {value!r}: {hint}Allowed: {', '.join(names)}")
+    return kind(f"unknown {what} {value!r}: {hint}Allowed: {', '.join(names)}")
 
 
 def bad_value(field: str, value: object, allowed: str) -> TapertuneError:

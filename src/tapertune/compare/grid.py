@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import TapertuneError, bad_value, unknown
+from ..methods.rates import MOST
 from ..runfile import yamlfile
 from ..runfile.blocks import Block
 
@@ -172,6 +173,8 @@ def read_rates(value: Any, field: str) -> list[float]:
     for rate in rates:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise bad_value(field, rate, "above 0")
+        if rate >= MOST:
+            raise bad_value(field, rate, f"below {MOST}")
     if len(set(rates)) != len(rates):
         raise bad_value(field, rates, "different rates")
     return sorted(float(rate) for rate in rates)

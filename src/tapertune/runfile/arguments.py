@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import TapertuneError, bad_value, nearest
+from ..errors import TapertuneError, bad_value
+from ..methods.rates import check_rate
 from ..redaction import HIDDEN, is_secret
+from ..synonyms import nearest, nearest_setting
 
 AUTO = "auto"
 """The learning rate that the method's rule gives."""
@@ -18,6 +21,7 @@ _LEAST = {
     "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
 }  # fmt: skip
+_ENDLESS = ("max_grad_norm",)  # infinite: no gradient is cut
 _OURS = {
     "output_dir": "output_dir",
     "seed": "seed",
@@ -44,8 +48,19 @@ def training_defaults() -> dict[str, Any]:
     }
 
 
-def check_training(training: dict[str, Any]) -> dict[str, Any]:
+def training_names() -> list[str]:
+    """The fields of TrainingArguments that a run may set."""
+    from transformers import TrainingArguments
+
+    return [field.name for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in _OURS]
+
+
+def check_training(training: dict[str, Any], settings: Callable[[], list[str]] | None = None) -> dict[str, Any]:
     """The block again, checked.
+
+    Args:
+        training: the block.
+        settings: gives all that a run has, by dotted names, for the hint at an unknown one; None: those of the block.
 
     Raises:
         TapertuneError: a name is no field of TrainingArguments, or its value is of another type or too small.
@@ -53,15 +68,17 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     from transformers import TrainingArguments
 
     hints = typing.get_type_hints(TrainingArguments)
-    names = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    names = training_names()
     for key, value in training.items():
         if key in _OURS:
             raise TapertuneError(f"training.{key} is set elsewhere ({_OURS[key]})")
         if key not in names:
-            guess = nearest(key, names)
-            hint = f"did you mean {f'training.{guess}'!r}? " if guess else ""
+            known = [f"training.{name}" for name in names] if settings is None else settings()
+            guess = nearest_setting(f"training.{key}", known)
+            hint = f"did you mean {guess!r}? " if guess else ""
             raise TapertuneError(
                 f"unknown setting {f'training.{key}'!r}: {hint}Allowed: the fields of transformers.TrainingArguments"
+                f" but {', '.join(_OURS)}"
             )
         if key == "learning_rate":
             _check_learning_rate(value)
@@ -71,6 +88,8 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             shown = HIDDEN if is_secret(key) else value
             raise bad_value(f"training.{key}", shown, _wanted(hints[key])) from error
+        if isinstance(value, float) and not math.isfinite(value) and key not in _ENDLESS:
+            raise bad_value(f"training.{key}", value, "a finite number")
         if key in _LEAST and value is not None and value < _LEAST[key]:
             raise bad_value(f"training.{key}", value, f"{_LEAST[key]} or more")
     if training.get("max_steps") == 0:
@@ -86,8 +105,7 @@ def _check_learning_rate(value: Any) -> None:
         raise bad_value("training.learning_rate", value, f"{allowed}: did you mean {AUTO!r}?")
     if value == AUTO:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise bad_value("training.learning_rate", value, allowed)
+    check_rate("training.learning_rate", value, f", or {AUTO}")
 
 
 def _wanted(hint: Any) -> str:
