@@ -157,7 +157,7 @@ def synonym(name: str, allowed: Iterable[str]) -> str | None:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that is spelled most like ``name`` (ignoring case and the difference of ``-`` and ``_``), or None.
+    """The allowed name that is spelled most like ``name`` (ignoring case, and ``-`` for ``_``), or None.
 
     >>> nearest("aflroa", ["lora", "aflora"])
     'aflora'
