@@ -143,7 +143,7 @@ def _open(path: Path) -> ctypes.CDLL:
     signatures = {
         "project": [*sizes, pointer, index, pointer, *factor, pointer, index],
         "expand": [*sizes, pointer, index, *factor, pointer, real, pointer, pointer, pointer, index],
-        "input_and_factor_grads": [*sizes, pointer, index, *factor, pointer, real, pointer, index, pointer, index, pointer],
+        "input_and_factor_grads": [*sizes, pointer, index, *factor, pointer, real, *[pointer, index] * 2, pointer],
         "sinter": [*sizes, *[pointer] * 2, *[real] * 3, *[pointer] * 5],
         "weight_grad": [*sizes, pointer, index, pointer, index, *[pointer] * 4, ctypes.c_bool, pointer, pointer],
     }
