@@ -176,7 +176,8 @@ def _adapted(settings: RunSettings, base: Any, head: list[str], shape: Shape) ->
     with warnings.catch_warnings():
         # peft reads a property of transformers' models that transformers has deprecated
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        model = adapt_model(copy.deepcopy(base), config)
+        with torch.device("meta"):  # factors are not drawn either
+            model = adapt_model(copy.deepcopy(base), config)
     handles = adapter_parameters(model)
     training = [h for h in handles if h.parameter.requires_grad]
     plans = tuple(config.resolved_plans())
