@@ -21,12 +21,14 @@ from .demo import demo
 from .evaluate import evaluate
 from .export import export
 from .import_ import import_
+from .init import init
 from .inspect import inspect
 from .merge import merge
 from .methods import methods
 from .predict import predict
 from .recipes import recipes
 from .report import report
+from .tasks import tasks
 from .train import Interrupted, train
 from .tune import tune
 from .validate import validate
@@ -71,8 +73,8 @@ _SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
 }
 
 _COMMANDS = (
-    train, tune, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate,
-    bench,
+    init, train, tune, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, tasks,
+    recipes, validate, bench,
 )  # fmt: skip
 
 for _command in _COMMANDS:
