@@ -23,6 +23,7 @@ from .loop import attach_to, build_controller
 from .manifest import find_fault, write_manifest
 from .same_run import check_facts, facts
 from .state import STATE_FILE, read_state, save_state
+from .tracked import Tracked
 from .watch import LearningWatch
 
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
@@ -64,6 +65,7 @@ class TapertuneCallback(TrainerCallback):
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
         self._continuation = Continuation()
+        self._tracked = Tracked()
         self._facts: dict[str, Any] = {}
         self._warned = False
         self._last_save = -1
@@ -100,6 +102,7 @@ class TapertuneCallback(TrainerCallback):
         self._watch.on_train_begin(args, state, control, **kwargs)
         _WatchedState.watch(state, self)
         self._continuation.begin(state, None if saved is None else saved["json"].get("trainer"), folder)
+        self._tracked.begin(self._continuation.trainer, self.controller)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -182,6 +185,7 @@ class TapertuneCallback(TrainerCallback):
     ) -> None:
         _WatchedState.leave(state)
         self._watch.stop()
+        self._tracked.end(self._continuation.trainer)
         self._continuation.end()
         if self.controller is not None:
             self.controller.finish()
