@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import TapertuneError
-from ..files import is_temporary, write_json
+from ..files import drop_temporaries, is_temporary, write_json
 
 MANIFEST = "tapertune_manifest.json"
 VERSION = 1
@@ -46,6 +46,7 @@ def write_manifest(folder: Path) -> None:
         OSError: a file cannot be read.
         TapertuneError: the list cannot be written.
     """
+    drop_temporaries(folder)  # of a process that was killed while it wrote this checkpoint
     files = {name: _entry(folder / name) for name in sorted(_names(folder))}
     write_json(folder / MANIFEST, {"version": VERSION, "files": files})
     _sync(folder)

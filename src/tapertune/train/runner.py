@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..files import drop_temporaries
 from ..integrations.manifest import checkpoints
 from ..integrations.same_run import check_facts
 from ..integrations.watch import LearningWatch
@@ -140,6 +141,7 @@ def _first_only(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, record: Record, checkpoint: Path | None, *, resume: bool) -> None:
+    drop_temporaries(folder)
     if resume:
         drop_checkpoints_after(folder, checkpoint)
     elif _has_result(folder):
