@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TapertuneError
-from .files import write_text
+from .files import drop_temporaries, write_text
 
 VERSION = 1
 TYPES = ("start", "freeze", "prune", "skip", "loss", "eval", "end")
@@ -115,4 +115,5 @@ def _truncate(path: Path, keep: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     if len(lines) < keep:
         raise TapertuneError(f"{path} holds {len(lines)} events, the checkpoint was written after {keep}")
+    drop_temporaries(path.parent)
     write_text(path, "".join(lines[:keep]))

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from ..adapt import Controller
 from ..errors import TapertuneError
 from ..files import whole_file
+from .manifest import find_fault
 
 STATE_FILE = "tapertune_state.safetensors"
 
@@ -53,6 +54,14 @@ def read_state(folder: str | os.PathLike[str]) -> dict:
 
 
 def restore(controller: Controller, folder: str | os.PathLike[str]) -> None:
-    """Lets a controller go on from a checkpoint folder."""
+    """Lets a controller go on from a checkpoint folder.
+
+    Raises:
+        TapertuneError: the folder holds no state, or that of another run; or it is none of those that were written to
+            their end, or a file of it has changed since.
+    """
+    fault = find_fault(Path(folder))
+    if fault is not None and not fault.cut_short:  # a folder of one's own has no manifest
+        raise TapertuneError(f"cannot go on from {str(folder)!r}: {fault.reason}")
     controller.load_state_dict(read_state(folder))
     controller.saved_in = str(folder)

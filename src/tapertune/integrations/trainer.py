@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from .state import STATE_FILE, read_state, save_state
 from .tracked import Tracked
 from .watch import LearningWatch
 
+_log = logging.getLogger("tapertune")
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 
 
@@ -94,7 +96,8 @@ class TapertuneCallback(TrainerCallback):
         inside = {id(handle.parameter) for handle in self.controller.handles.values()}
         self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:
-            check_facts(saved["json"].get("run", {}), self._facts)
+            if note := check_facts(saved["json"].get("run", {}), self._facts):
+                _log.warning(note)
             self.controller.load_state_dict(saved)
             self.controller.saved_in = str(folder)
         attach_to(self.controller, kwargs["optimizer"])
