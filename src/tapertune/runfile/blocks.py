@@ -12,13 +12,13 @@ from ..tasks.csv_files import CsvFormat
 
 
 class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TaskBlock(BaseModel):
     """What to learn, and where its rows are. Other keys are fields of the task itself, which checks them."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     name: str = Field(description="a GLUE task, text_classification or regression")
     data: str | None = Field(None, description="folder of the data, or sample for the one that is shipped")
     train: str | None = Field(None, description="training file, instead of a folder")
@@ -63,7 +63,7 @@ class TaskBlock(BaseModel):
 class MethodBlock(BaseModel):
     """The method's name; every other key goes to its config, which checks it."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     name: str = Field(description="a method, or full or head")
 
     @property

@@ -6,6 +6,7 @@ the fields of its PEFT config; ``plan`` changes to the method's plan. All three 
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from .blocks import Block, EarlyStoppingBlock, HeadBlock, MethodBlock, Quantizat
 if TYPE_CHECKING:
     from ..host.config import ChainConfig
 
+_LONGEST_NAME = 200
 BASELINES = ("full", "head")  # trained without an adapter: every weight, or the head alone
 _NOT_SETTINGS = {
     "plan": ": plan is a block of its own",
@@ -52,7 +54,7 @@ class RunSettings(Block):
         "accelerator, where looking at each step waits for it, such a step ends the run",
     )
     output_dir: str = Field("", description="the run's folder; empty: runs/NAME")
-    seed: int = Field(42, ge=0, description="of the head's start, the adapter's start, data order and dropout")
+    seed: int = Field(42, ge=0, lt=1 << 63, description="of the head's start, the adapter's start, data order and dropout")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +100,7 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
         settings = RunSettings.model_validate(dict(raw))
     except ValidationError as error:
         raise _translate(error) from error
+    check_name(settings.name, settings.output_dir)
     settings.task.max_length = settings.task.declaration().max_length
     _check_method(settings)
     _check_quantization(settings)
@@ -105,6 +108,14 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     given = {name: value for name, value in settings.training.items() if value != HIDDEN}
     settings.training = {**training_defaults(), **check_training(given)}
     return settings
+
+
+def check_name(name: str, output_dir: str) -> None:
+    """Raises TapertuneError for a name of a run that is not one line, or a folder that no system has."""
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise bad_value("name", name, f"one line of at most {_LONGEST_NAME} printable characters")
+    if "\0" in output_dir or not output_dir.strip():
+        raise bad_value("output_dir", output_dir, "the path of a folder")
 
 
 def check_task(raw: Mapping[str, Any]) -> TaskBlock:
