@@ -15,7 +15,7 @@ from ..integrations.manifest import MANIFEST, Fault, checkpoints, find_fault, li
 from ..redaction import is_secret
 from ..runfile.arguments import AUTO
 from ..runfile.record import FILE, read_record
-from ..runfile.settings import RunSettings, check_settings
+from ..runfile.settings import BASELINES, RunSettings, check_settings
 
 EVENTS = "events.jsonl"
 MARK = "tapertune_run.json"  # in a checkpoint, and in its manifest: one without it was cut short
@@ -25,6 +25,7 @@ ASIDE = ".tapertune.replaced"  # what --overwrite replaces, until the new run ha
 MOVING = ".tapertune.moving"  # the same, while it is moved
 SAVING = ".saving"
 _RATE = "training.learning_rate"
+_SPLIT = {"training.per_device_train_batch_size", "training.gradient_accumulation_steps"}
 _OURS = {
     FILE, EVENTS, "task.json", "adapter_config.json", "adapter_model.safetensors", "README.md", "trainer_state.json",
     "all_results.json", "report.html", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -72,7 +73,9 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
     """The checkpoint that a run goes on from, None when it was stopped before its first; and what to tell of it.
 
     Raises:
-        TapertuneError: there is no run, it is done, its settings were others, or none of its checkpoints is whole.
+        TapertuneError: there is no run, it is done, its settings were others, or none of its checkpoints is whole. How
+            batches are split over processes and passes may be other than then: that they are of the same size is
+            checked where the run goes on.
     """
     if not (folder / FILE).is_file():
         raise TapertuneError(f"nothing to resume: {str(folder)!r} holds no run")
@@ -86,7 +89,7 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
         new[_RATE] = settings.training["learning_rate"] = old[_RATE]
     keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
-    if changed:
+    if changed and not (set(changed) <= _SPLIT and settings.method.name not in BASELINES):
         shown = ", ".join(f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in changed)
         raise TapertuneError(f"cannot resume {str(folder)!r} with other settings: {shown}")
     checkpoint, passed = resume_point(folder, find_run_fault)
