@@ -249,7 +249,7 @@ class Controller:
             if due(runner.plan) and runner.acts(self.step):
                 if not self._gradients.found and runner.wants_gradients(self.step):
                     raise self._no_gradients()
-                with gathered(runner.gates.parameters()):
+                with gathered(runner.gate_shards()):
                     runner.act(self.step, self._optimizer, self._report, [r for r in self.runners if r is not runner])
         self.reducers.rebuild(self.step)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import TapertuneError
 from .actuators import freeze
@@ -71,6 +71,7 @@ class Runner:
         """Looks parameters up anew where they are next needed: a look-up costs as much as some of the work on them."""
         self._scored: list[Tensor] | None = None
         self._modules: list[Module] | None = None
+        self._sharded = any(is_sharded(handle.parameter) for handle in self.handles.values())
 
     def penalise(self, scale: float | Tensor) -> None:
         """Adds the penalties' gradients."""
@@ -91,7 +92,7 @@ class Runner:
             step: the run's.
             when: ``before`` the optimizer's step or ``after`` it.
         """
-        if not any(is_sharded(handle.parameter) for handle in self.handles.values()):
+        if not self._sharded:
             return []
         values: set[str] = set()
         signals: set[str] = set()
@@ -106,6 +107,10 @@ class Runner:
             *(self.handles[name].parameter for name in self.handles if name in values),
             *(grad for grad in grads if grad is not None),
         ]
+
+    def gate_shards(self) -> list[nn.Parameter]:
+        """The gates, where they are shards."""
+        return self.gates.parameters() if self._sharded else []
 
     def _observes(self, step: int) -> bool:
         return self.averages is not None and not self.plan.schedule.settled(step, self.total_steps)
