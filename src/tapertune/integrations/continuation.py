@@ -32,7 +32,7 @@ class Continuation:
             folder: of that checkpoint.
         """
         self._epoch_ended = self._resumed = False
-        trainer = next((one for one in _trainers() if one.state is state), None)
+        trainer = trainer_of(state)
         self._trainer = None if trainer is None else weakref.ref(trainer)
         if trainer is None or saved is None or folder is None or not hasattr(trainer, "_tr_loss"):
             return
@@ -146,6 +146,11 @@ def _frames() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def trainer_of(state: TrainerState) -> Trainer | None:
+    """The running trainer that has this state."""
+    return next((one for one in _trainers() if one.state is state), None)
 
 
 def _trainers() -> Iterator[Trainer]:

@@ -19,13 +19,14 @@ from ..errors import TapertuneError
 from ..events import EventLog
 from ..host import find_config, suggest_learning_rate
 from ..methods.rates import SuggestedRate
-from .continuation import Continuation
+from .continuation import Continuation, trainer_of
 from .loop import attach_to, build_controller
 from .manifest import find_fault, write_manifest
 from .same_run import check_facts, facts
 from .state import STATE_FILE, read_state, save_state
 from .tracked import Tracked
 from .watch import LearningWatch
+from .wrappers import find_wrappers
 
 _log = logging.getLogger("tapertune")
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
@@ -93,6 +94,8 @@ class TapertuneCallback(TrainerCallback):
             events=sink,
             max_skipped_steps=self.max_skipped_steps,
         )
+        trainer = trainer_of(state)
+        find_wrappers(self.controller, kwargs["model"] if trainer is None else trainer.model_wrapped)
         inside = {id(handle.parameter) for handle in self.controller.handles.values()}
         self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:
