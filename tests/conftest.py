@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "TAPERTUNE_CACHE" not in os.environ:  # what runs keep of this machine is not the user's
+    os.environ["TAPERTUNE_CACHE"] = tempfile.mkdtemp(prefix="tapertune-tests-")
 
 import pytest
 
