@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "TAPERTUNE_CACHE" not in os.environ:  # what runs keep of this machine is not the user's
+    os.environ["TAPERTUNE_CACHE"] = tempfile.mkdtemp(prefix="tapertune-tests-")  # workers are started with it
+    atexit.register(shutil.rmtree, os.environ["TAPERTUNE_CACHE"], ignore_errors=True)
 
 import pytest
 

@@ -25,6 +25,7 @@ from .init import init
 from .inspect import inspect
 from .merge import merge
 from .methods import methods
+from .plan import plan
 from .predict import predict
 from .recipes import recipes
 from .report import report
@@ -69,11 +70,12 @@ def _options(
 
 # Any setting of a run file is an option of these, by its dotted name: they sort them out themselves.
 _SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
-    command: {"allow_extra_args": True, "ignore_unknown_options": True} for command in (train, tune, evaluate, predict)
+    command: {"allow_extra_args": True, "ignore_unknown_options": True}
+    for command in (train, tune, plan, evaluate, predict)
 }
 
 _COMMANDS = (
-    init, train, tune, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, tasks,
+    init, train, tune, plan, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, tasks,
     recipes, validate, bench,
 )  # fmt: skip
 

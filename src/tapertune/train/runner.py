@@ -29,6 +29,7 @@ from . import distributed
 from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
+from .forecast import forecast_line
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
 from .prepare import Prepared, prepare
@@ -89,6 +90,8 @@ def run(
             if not resume:
                 check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
             _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
+            if display is not None:
+                _tell([forecast_line(prepared)])
             _begin(folder, record, checkpoint, resume=resume)
         distributed.wait()
         try:
