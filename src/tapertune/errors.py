@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from .synonyms import meant, nearest, nearest_setting
 
-__all__ = ["TapertuneError", "UnknownField", "bad_value", "nearest", "unknown"]
+__all__ = ["TapertuneError", "UnknownField", "bad_value", "nearest", "printable", "shown", "unknown"]
+
+_LONGEST = 200  # characters of a value in a message
+_NOT_SHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 class TapertuneError(ValueError):
-    """What the user gave cannot be used. The command exits with 2 and prints the message on one line."""
+    """What the user gave cannot be used. The command exits with 2 and prints the message on one line.
+
+    Texts of files may be in it: line ends become spaces, and what no terminal should be sent (escape sequences, halves of
+    characters) its number.
+
+    >>> print(TapertuneError("no file 'a\\nb\\ud800'"))
+    no file 'a b\\ud800'
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """A text on one line, with what cannot be printed as its number."""
+    line = re.sub(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+\s*", " ", text)
+    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: as Python writes it, cut where it is long.
+
+    >>> shown([1, "a"]), len(shown("x" * 10**7))
+    ("[1, 'a']", 200)
+    """
+    try:
+        text = repr(value[:_LONGEST] if isinstance(value, str | bytes | list | tuple) else value)
+    except (RecursionError, ValueError):  # nested deeply; a number of thousands of digits
+        return f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 class UnknownField(TapertuneError, TypeError):
@@ -23,7 +56,6 @@ def unknown(
     allowed: Iterable[str],
     *,
     settings: Iterable[str] | None = None,
-    kind: type[TapertuneError] = TapertuneError,
 ) -> TapertuneError:
     """The error for a value that is not one of a closed set of names.
 
@@ -32,15 +64,17 @@ def unknown(
         value: what was given.
         allowed: the names.
         settings: where it is a setting, all that there are, by dotted names: the hint may be one of another block.
-        kind: the class of the error.
 
     >>> print(unknown("method", "aflroa", ["lora", "aflora"]))
     unknown method 'aflroa': did you mean 'aflora'? Allowed: aflora, lora
     """
     names = sorted(allowed)
-    guess = meant(str(value), names) if settings is None else nearest_setting(str(value), settings)
+    guess = None
+    if isinstance(value, str):
+        typed = value[:_LONGEST]
+        guess = meant(typed, names) if settings is None else nearest_setting(typed, settings)
     hint = f"did you mean {guess!r}? " if guess else ""
-    return kind(f"unknown {what} {value!r}: {hint}Allowed: {', '.join(names)}")
+    return TapertuneError(f"unknown {what} {shown(value)}: {hint}Allowed: {', '.join(names)}")
 
 
 def bad_value(field: str, value: object, allowed: str) -> TapertuneError:
@@ -49,4 +83,4 @@ def bad_value(field: str, value: object, allowed: str) -> TapertuneError:
     >>> print(bad_value("r", 0, "a positive whole number"))
     r is 0; it must be a positive whole number
     """
-    return TapertuneError(f"{field} is {value!r}; it must be {allowed}")
+    return TapertuneError(f"{field} is {shown(value)}; it must be {allowed}")

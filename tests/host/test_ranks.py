@@ -21,12 +21,19 @@ def adapted(method: str, rank: int, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_rank_that_does_not_fit_in_memory(method: str) -> None:
+def test_a_rank_that_does_not_fit_in_memory(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("1048576\n")
+    monkeypatch.setattr(ranks, "_GROUP_LIMITS", (str(tmp_path / "memory.max"),))
+    adapted(method, 100)
     name = METHODS[method].rank
-    with pytest.raises(TapertuneError, match=rf"^{name} is 10{'0' * 12}; the adapter would take [0-9,.]+ GiB.*at most"):
-        adapted(method, 10**13)
+    with pytest.raises(
+        TapertuneError, match=rf"^{name} is 100000; the adapter would take [0-9.]+ MiB.* 1.0 MiB: at most"
+    ):
+        adapted(method, 100_000)
     with torch.device("meta"):  # takes none
-        adapted(method, 100)
+        get_peft_model(
+            torch.nn.Sequential(torch.nn.Linear(6, 10)), make_config(method, target_modules=["0"], r=100_000)
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)

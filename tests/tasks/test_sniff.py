@@ -59,9 +59,9 @@ def test_what_is_as_usual_is_left_so(tmp_path: Path, content: str) -> None:
 
 def test_what_could_be_either_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a;b|c\n1;2|3\n")
-    with pytest.raises(TapertuneError, match="task.delimiter says which"):
+    with pytest.raises(TapertuneError, match=r"task.delimiter says which"):
         list(open_data(tmp_path / "a.csv", CsvFormat()).read())
-    with pytest.raises(TapertuneError, match="not UTF-8 text: .*task.encoding"):
+    with pytest.raises(TapertuneError, match=r"not UTF-8 text: .*task.encoding"):
         opened(tmp_path / "a.csv", "text,label\nzwölf,ü\n".encode("latin-1"))
 
 

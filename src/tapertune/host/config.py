@@ -17,7 +17,7 @@ from ..adapt.plan import Plan, make_plans, merge
 from ..errors import TapertuneError, UnknownField, bad_value, unknown
 from ..files import usual_permissions
 from ..methods import METHODS, Method, get_method
-from ..methods.settings import positive
+from ..methods.settings import flag, positive
 
 SCHEMA_VERSION = 1
 
@@ -90,6 +90,7 @@ class ChainConfig(PeftConfig):
             raise TapertuneError(
                 f"adapter config of schema {self.schema_version}; this tapertune reads up to {SCHEMA_VERSION}"
             )
+        check_module_names(self)
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
@@ -159,6 +160,26 @@ def run_fields(method: str) -> list[str]:
     return [*own, *_OF_A_RUN]
 
 
+def check_module_names(config: ChainConfig) -> None:
+    """Raises TapertuneError where what names modules or layers holds something else."""
+    for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        value = getattr(config, name)
+        if isinstance(value, list | tuple | set) and not all(isinstance(part, str) for part in value):
+            raise bad_value(name, value, "a list of names")
+    for name in ("modules_to_save", "adapted_modules"):
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, list | tuple | set):
+            raise bad_value(name, value, "a list of names")
+    layers = config.layers_to_transform
+    for layer in layers if isinstance(layers, list | tuple) else [] if layers is None else [layers]:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise bad_value("layers_to_transform", layers, "a layer's number, or a list of them")
+    flag("init_weights", config.init_weights)
+    for name in ("frozen", "ranks", "shared_sizes"):
+        if not isinstance(getattr(config, name), Mapping):
+            raise bad_value(name, getattr(config, name), "a mapping")
+
+
 def check_factor_rates(given: Any, names: tuple[str, ...]) -> None:
     """Raises TapertuneError unless these are multiples of a learning rate by the names of a chain's factors."""
     if given is None:
@@ -216,7 +237,9 @@ def _check_keywords(cls: type[ChainConfig], row: Method) -> None:
         values = row.own_names(values)
         for key in values:
             if key not in known:
-                raise unknown(f"field of {row.name}", key, [*run_fields(row.name), *_GIVEN], kind=UnknownField)
+                # PEFT looks for these words, and goes on without the field where it reads a file of a later version
+                reason = unknown(f"field of {row.name}", key, [*run_fields(row.name), *_GIVEN])
+                raise UnknownField(f"{cls.__name__} got an unexpected keyword argument: {reason}")
         make(self, *args, **values)
 
     cls.__init__ = __init__  # type: ignore[method-assign]

@@ -15,6 +15,7 @@ from ..adapt.sharding import is_sharded
 from ..errors import bad_value
 from ..host import adapter_parameters, find_config
 from ..methods.rates import MOST
+from .wrappers import find_wrappers
 
 # whose wrappers of an optimizer hold it as ``optimizer``
 _LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
@@ -61,6 +62,7 @@ def attach(
         events=events,
         max_skipped_steps=max_skipped_steps,
     )
+    find_wrappers(controller, model)
     return attach_to(controller, optimizer)
 
 
