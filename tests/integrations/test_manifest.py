@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from tapertune.errors import TapertuneError
-from tapertune.integrations.manifest import MANIFEST, find_fault, resume_point, whole_checkpoint, write_manifest
+from tapertune.integrations.manifest import (
+    MANIFEST,
+    find_fault,
+    new_checkpoint,
+    resume_point,
+    whole_checkpoint,
+    write_manifest,
+)
 
 
 def checkpoint(folder: Path, step: int, manifest: bool = True) -> Path:
@@ -72,3 +79,30 @@ def test_several_that_were_cut_short_are_damage(tmp_path: Path) -> None:
         checkpoint(tmp_path, step, manifest=False)
     with pytest.raises(TapertuneError, match=r"checkpoint-8: it has no manifest.*; checkpoint-4: it has no manifest"):
         resume_point(tmp_path)
+
+
+def test_a_new_one_counts_when_it_is_whole(tmp_path: Path) -> None:
+    with new_checkpoint(tmp_path, 2) as path:
+        (path / "weights").write_bytes(b"0123")
+        assert whole_checkpoint(tmp_path) is None
+    assert whole_checkpoint(tmp_path) == str(path)
+    with pytest.raises(OSError, match="full"), new_checkpoint(tmp_path, 4) as path:
+        (path / "weights").write_bytes(b"01")
+        raise OSError("full")
+    assert not path.exists() and whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_a_new_one_takes_the_place_of_what_a_kill_has_left(tmp_path: Path) -> None:
+    left = checkpoint(tmp_path, 2, manifest=False)
+    (left / ".0123456789abcdef.tmp.safetensors").write_bytes(b"half")
+    with new_checkpoint(tmp_path, 2) as path:
+        assert path == left and not any(path.iterdir())
+        (path / "weights").write_bytes(b"0123")
+    assert find_fault(path) is None
+
+
+def test_temporary_files_of_a_killed_process_go(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 2, manifest=False)
+    (path / ".0123456789abcdef.tmp.safetensors").write_bytes(b"half")
+    write_manifest(path)
+    assert sorted(each.name for each in path.iterdir()) == ["inner", MANIFEST, "weights"]

@@ -20,7 +20,7 @@ from .optimizers import Stillness, keeps_copies, steps_on
 from .parameter import Handle
 from .plan import Plan, as_json
 from .reducers import Reducers
-from .resume import STATE_VERSION, Layout, Rearranged, check_same_run, layout, load_runners, runner_tensors
+from .resume import STATE_VERSION, Layout, Rearranged, check_names, check_same_run, layout, load_runners, runner_tensors
 from .runner import Runner, check_start
 from .sharding import gathered
 from .tally import Tally
@@ -394,6 +394,7 @@ class Controller:
         """
         saved = state["json"]
         check_same_run(saved, self.method, self.plans, self.total_steps)
+        check_names(saved, self.handles)
         self.journal.resume(saved["step"], saved["events"])
         self.step = saved["step"]
         self.tally.start, self.tally.sum = saved["trainable_start"], saved["trainable_sum"]

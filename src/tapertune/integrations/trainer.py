@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from .loop import attach_to, build_controller
 from .manifest import find_fault, write_manifest
 from .same_run import check_facts, facts
 from .state import STATE_FILE, read_state, save_state
+from .tracked import Tracked
 from .watch import LearningWatch
 from .wrappers import find_wrappers
 
+_log = logging.getLogger("tapertune")
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 
 
@@ -65,6 +68,7 @@ class TapertuneCallback(TrainerCallback):
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
         self._continuation = Continuation()
+        self._tracked = Tracked()
         self._facts: dict[str, Any] = {}
         self._warned = False
         self._last_save = -1
@@ -95,7 +99,8 @@ class TapertuneCallback(TrainerCallback):
         inside = {id(handle.parameter) for handle in self.controller.handles.values()}
         self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:
-            check_facts(saved["json"].get("run", {}), self._facts)
+            if note := check_facts(saved["json"].get("run", {}), self._facts):
+                _log.warning(note)
             self.controller.load_state_dict(saved)
             self.controller.saved_in = str(folder)
         attach_to(self.controller, kwargs["optimizer"])
@@ -103,6 +108,7 @@ class TapertuneCallback(TrainerCallback):
         self._watch.on_train_begin(args, state, control, **kwargs)
         _WatchedState.watch(state, self)
         self._continuation.begin(state, None if saved is None else saved["json"].get("trainer"), folder)
+        self._tracked.begin(self._continuation.trainer, self.controller)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -185,6 +191,7 @@ class TapertuneCallback(TrainerCallback):
     ) -> None:
         _WatchedState.leave(state)
         self._watch.stop()
+        self._tracked.end(self._continuation.trainer)
         self._continuation.end()
         if self.controller is not None:
             self.controller.finish()

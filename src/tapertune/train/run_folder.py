@@ -12,10 +12,11 @@ from ..adapt.plan import present_names
 from ..errors import TapertuneError
 from ..files import is_temporary, read_json_object, usual_permissions
 from ..integrations.manifest import MANIFEST, Fault, checkpoints, find_fault, listed, resume_point
+from ..integrations.same_run import SPLIT
 from ..redaction import is_secret
 from ..runfile.arguments import AUTO
 from ..runfile.record import FILE, read_record
-from ..runfile.settings import BASELINES, RunSettings, check_settings
+from ..runfile.settings import RunSettings, check_settings
 
 EVENTS = "events.jsonl"
 MARK = "tapertune_run.json"  # in a checkpoint, and in its manifest: one without it was cut short
@@ -25,7 +26,7 @@ ASIDE = ".tapertune.replaced"  # what --overwrite replaces, until the new run ha
 MOVING = ".tapertune.moving"  # the same, while it is moved
 SAVING = ".saving"
 _RATE = "training.learning_rate"
-_SPLIT = {"training.per_device_train_batch_size", "training.gradient_accumulation_steps"}
+_SPLIT = {f"training.{name}" for name in SPLIT}
 _OURS = {
     FILE, EVENTS, "task.json", "adapter_config.json", "adapter_model.safetensors", "README.md", "trainer_state.json",
     "all_results.json", "report.html", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -89,7 +90,9 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
         new[_RATE] = settings.training["learning_rate"] = old[_RATE]
     keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
-    if changed and not (set(changed) <= _SPLIT and settings.method.name not in BASELINES):
+    if record.trained_on is not None and set(changed) <= _SPLIT:
+        changed = []  # their product is what counts, and is compared with that
+    if changed:
         shown = ", ".join(f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in changed)
         raise TapertuneError(f"cannot resume {str(folder)!r} with other settings: {shown}")
     checkpoint, passed = resume_point(folder, find_run_fault)

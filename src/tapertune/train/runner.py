@@ -14,7 +14,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..files import drop_temporaries
 from ..integrations.manifest import checkpoints
+from ..integrations.same_run import check_facts
 from ..integrations.watch import LearningWatch
 from ..methods.rates import SuggestedRate
 from ..redaction import hide_in_text
@@ -27,6 +29,7 @@ from . import distributed
 from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
+from .forecast import forecast_line
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
 from .prepare import Prepared, prepare
@@ -44,6 +47,7 @@ from .run_folder import (
     whole_checkpoints,
 )
 from .suppress_logging import suppress_logging
+from .trained_on import trained_on
 from .trainer import Checkpointing, Clock, RunTrainer
 
 _RESULTS = ("adapter_model.safetensors", "model.safetensors")
@@ -75,6 +79,8 @@ def run(
     checkpoint, notes = check_resume(folder, settings) if resume else (None, [])
     prepared = prepare(settings, _rule_before(folder) if resume else None)
     record = _first_record(settings, prepared)
+    if resume:
+        notes += _check_trained_on(folder, record)
     adapts = settings.method.name not in BASELINES
     checkpointing = Checkpointing(load_costs(checkpoint), checkpoint, continues=not adapts)
     trained = _Training(prepared, checkpointing, display)
@@ -84,6 +90,8 @@ def run(
             if not resume:
                 check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
             _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
+            if display is not None:
+                _tell([forecast_line(prepared)])
             _begin(folder, record, checkpoint, resume=resume)
         distributed.wait()
         try:
@@ -110,6 +118,14 @@ def _rule_before(folder: Path) -> SuggestedRate | None:
     return None if kept is None else rate_of_record(kept)
 
 
+def _check_trained_on(folder: Path, record: Record) -> list[str]:
+    """Raises TapertuneError where a run would go on with other rows, another base model or other batches."""
+    saved = read_record(folder).trained_on or {}
+    note = check_facts(saved, record.trained_on or {}, where=f"resume {str(folder)!r}")
+    # with an adapter, its callback says so
+    return [note] if note and record.method in BASELINES else []
+
+
 def _look(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Raises TapertuneError if the folder is in use or holds what a new run may not touch."""
     if distributed.is_first() and folder.is_dir():
@@ -131,6 +147,7 @@ def _first_only(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, record: Record, checkpoint: Path | None, *, resume: bool) -> None:
+    drop_temporaries(folder)
     if resume:
         drop_checkpoints_after(folder, checkpoint)
     elif _has_result(folder):
@@ -200,6 +217,7 @@ def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
         git=environment.git_state(),
         rows={name: Rows(**asdict(counts)) for name, counts in prepared.counts.items()},
         learning_rate=record_of_rate(settings, prepared.rule),
+        trained_on=trained_on(prepared),
     )
 
 
