@@ -53,6 +53,7 @@ def train(method: str, folder: Path, processes: int) -> dict[str, Any]:
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=8 // processes, learning_rate=1e-2,
         report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", logging_steps=4, max_grad_norm=0.0,
+        average_tokens_across_devices=False,  # else Trainer adds the losses of processes up
     )  # fmt: skip
     callback, counter = tapertune.TapertuneCallback(plan=plan or None), Bytes()
     callbacks = [callback, counter] if processes > 1 else [callback]

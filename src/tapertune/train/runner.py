@@ -126,7 +126,8 @@ def _run(
         except Exception as error:
             end = _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
             if distributed.is_lost(error):
-                raise distributed.ProcessLost(f"another process of this run has ended; {end}") from error
+                go_on = end.partition(": ")[2]
+                raise distributed.ProcessLost(f"another process of this run has ended; {go_on}") from error
             raise
         distributed.wait()
     return record.model_dump(mode="json")
