@@ -135,7 +135,7 @@ def whole_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 
 
 def drop_older(checkpoint: Path, limit: int | None, best: str | None = None) -> None:
-    """Deletes what a stopped run was about to delete when it had written a checkpoint: the older ones that are too many.
+    """Deletes what a stopped run was about to delete when it had written a checkpoint: older ones that are too many.
 
     Args:
         checkpoint: that the run goes on from.
