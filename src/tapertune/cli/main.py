@@ -21,12 +21,15 @@ from .demo import demo
 from .evaluate import evaluate
 from .export import export
 from .import_ import import_
+from .init import init
 from .inspect import inspect
 from .merge import merge
 from .methods import methods
+from .plan import plan
 from .predict import predict
 from .recipes import recipes
 from .report import report
+from .tasks import tasks
 from .train import Interrupted, train
 from .tune import tune
 from .validate import validate
@@ -67,12 +70,13 @@ def _options(
 
 # Any setting of a run file is an option of these, by its dotted name: they sort them out themselves.
 _SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
-    command: {"allow_extra_args": True, "ignore_unknown_options": True} for command in (train, tune, evaluate, predict)
+    command: {"allow_extra_args": True, "ignore_unknown_options": True}
+    for command in (train, tune, plan, evaluate, predict)
 }
 
 _COMMANDS = (
-    train, tune, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate,
-    bench,
+    init, train, tune, plan, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, tasks,
+    recipes, validate, bench,
 )  # fmt: skip
 
 for _command in _COMMANDS:

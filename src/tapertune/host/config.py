@@ -15,7 +15,7 @@ from peft.utils.peft_types import PeftType
 from ..adapt.plan import Plan, make_plans, merge
 from ..errors import TapertuneError, bad_value, unknown
 from ..methods import METHODS, Method, get_method
-from ..methods.settings import positive
+from ..methods.settings import flag, positive
 
 SCHEMA_VERSION = 1
 
@@ -88,6 +88,7 @@ class ChainConfig(PeftConfig):
             raise TapertuneError(
                 f"adapter config of schema {self.schema_version}; this tapertune reads up to {SCHEMA_VERSION}"
             )
+        check_module_names(self)
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
@@ -131,6 +132,26 @@ class ChainConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         # sets are written sorted, so that the same config gives the same file
         return {k: sorted(v) if isinstance(v, set) else v for k, v in super().to_dict().items()}
+
+
+def check_module_names(config: ChainConfig) -> None:
+    """Raises TapertuneError where what names modules or layers holds something else."""
+    for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        value = getattr(config, name)
+        if isinstance(value, list | tuple | set) and not all(isinstance(part, str) for part in value):
+            raise bad_value(name, value, "a list of names")
+    for name in ("modules_to_save", "adapted_modules"):
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, list | tuple | set):
+            raise bad_value(name, value, "a list of names")
+    layers = config.layers_to_transform
+    for layer in layers if isinstance(layers, list | tuple) else [] if layers is None else [layers]:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise bad_value("layers_to_transform", layers, "a layer's number, or a list of them")
+    flag("init_weights", config.init_weights)
+    for name in ("frozen", "ranks", "shared_sizes"):
+        if not isinstance(getattr(config, name), Mapping):
+            raise bad_value(name, getattr(config, name), "a mapping")
 
 
 def check_factor_rates(given: Any, names: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
 from ..host import adapter_parameters, find_config
+from .wrappers import find_wrappers
 
 # whose wrappers of an optimizer hold it as ``optimizer``
 _LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
@@ -59,6 +60,7 @@ def attach(
         events=events,
         max_skipped_steps=max_skipped_steps,
     )
+    find_wrappers(controller, model)
     return attach_to(controller, optimizer)
 
 

@@ -48,7 +48,7 @@ def write_manifest(folder: Path) -> None:
     """
     drop_temporaries(folder)  # of a process that was killed while it wrote this checkpoint
     files = {name: _entry(folder / name) for name in sorted(_names(folder))}
-    write_json(folder / MANIFEST, {"version": VERSION, "files": files})
+    write_json(folder / MANIFEST, {"version": VERSION, "files": files, "sha256": _digest(files)})
     _sync(folder)
 
 
@@ -198,6 +198,11 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
+def _digest(files: dict[str, Any]) -> str:
+    """Of the list itself: an entry that is gone would else be a file that nobody misses."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def _sync(folder: Path) -> None:
     """Has the names and contents of a checkpoint on the disk, where the system lets folders be opened."""
     for path in (*(folder / name for name in listed(folder)), folder):
@@ -218,6 +223,8 @@ def _entries(text: str) -> dict[str, tuple[int, str]] | None:
     try:
         data = json.loads(text)
         if data["version"] != VERSION:
+            return None
+        if data.get("sha256", own := _digest(data["files"])) != own:  # an earlier version wrote none
             return None
         entries = {name: (entry["size"], entry["sha256"]) for name, entry in data["files"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

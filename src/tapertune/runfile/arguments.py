@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import TapertuneError, bad_value, nearest
 from ..redaction import HIDDEN, is_secret
@@ -17,7 +18,12 @@ AUTO = "auto"
 _LEAST = {
     "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
+    "logging_steps": 0, "eval_steps": 0, "save_steps": 0, "eval_delay": 0, "dataloader_num_workers": 0,
+    "save_total_limit": 1, "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0, "label_smoothing_factor": 0,
+    "eval_accumulation_steps": 1, "data_seed": 0,
 }  # fmt: skip
+_BELOW = {"adam_beta1": 1, "adam_beta2": 1, "label_smoothing_factor": 1}
+_LARGEST = 1 << 63
 _OURS = {
     "output_dir": "output_dir",
     "seed": "seed",
@@ -50,10 +56,8 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TapertuneError: a name is no field of TrainingArguments, or its value is of another type or too small.
     """
-    from transformers import TrainingArguments
-
-    hints = typing.get_type_hints(TrainingArguments)
-    names = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    checks = _checks()
+    names = list(checks)
     for key, value in training.items():
         if key in _OURS:
             raise TapertuneError(f"training.{key} is set elsewhere ({_OURS[key]})")
@@ -66,18 +70,39 @@ def check_training(training: dict[str, Any]) -> dict[str, Any]:
         if key == "learning_rate":
             _check_learning_rate(value)
             continue
+        hint, adapter = checks[key]
         try:
-            TypeAdapter(hints[key]).validate_python(value, strict=True)
-        except ValidationError as error:
+            adapter.validate_python(value, strict=True)
+        except (ValidationError, RecursionError) as error:
             shown = HIDDEN if is_secret(key) else value
-            raise bad_value(f"training.{key}", shown, _wanted(hints[key])) from error
-        if key in _LEAST and value is not None and value < _LEAST[key]:
-            raise bad_value(f"training.{key}", value, f"{_LEAST[key]} or more")
+            raise bad_value(f"training.{key}", shown, _wanted(hint)) from error
+        _check_range(key, value)
     if training.get("max_steps") == 0:
         raise bad_value("training.max_steps", 0, "1 or more, or -1 for whole epochs")
     if training.get("num_train_epochs", 1) <= 0:
         raise bad_value("training.num_train_epochs", training["num_train_epochs"], "more than 0")
     return training
+
+
+@functools.cache
+def _checks() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+    """Each field's type and what checks it."""
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    finite = ConfigDict(allow_inf_nan=False)
+    fields = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    return {name: (hints[name], TypeAdapter(hints[name], config=finite)) for name in fields}
+
+
+def _check_range(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not -_LARGEST < value < _LARGEST:
+        raise bad_value(f"training.{key}", value, "of fewer than 64 bits")
+    low, high = _LEAST.get(key), _BELOW.get(key)
+    if (low is not None and value < low) or (high is not None and value >= high):
+        raise bad_value(f"training.{key}", value, f"{low} or more" if high is None else f"from {low} to below {high}")
 
 
 def _check_learning_rate(value: Any) -> None:
@@ -86,7 +111,7 @@ def _check_learning_rate(value: Any) -> None:
         raise bad_value("training.learning_rate", value, f"{allowed}: did you mean {AUTO!r}?")
     if value == AUTO:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < min(math.inf, _LARGEST):
         raise bad_value("training.learning_rate", value, allowed)
 
 

@@ -6,6 +6,7 @@ the fields of its PEFT config; ``plan`` changes to the method's plan. All three 
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from .blocks import Block, EarlyStoppingBlock, HeadBlock, MethodBlock, Quantizat
 if TYPE_CHECKING:
     from ..host.config import ChainConfig
 
+_LONGEST_NAME = 200
 BASELINES = ("full", "head")  # trained without an adapter: every weight, or the head alone
 _NOT_SETTINGS = {
     "plan": ": plan is a block of its own",
@@ -52,7 +54,7 @@ class RunSettings(Block):
         "accelerator, where looking at each step waits for it, such a step ends the run",
     )
     output_dir: str = Field("", description="the run's folder; empty: runs/NAME")
-    seed: int = Field(42, ge=0, description="of the head's start, the adapter's start, data order and dropout")
+    seed: int = Field(42, ge=0, lt=1 << 63, description="of the head's start, the adapter's start, data order and dropout")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +100,7 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
         settings = RunSettings.model_validate(dict(raw))
     except ValidationError as error:
         raise _translate(error) from error
+    check_name(settings.name, settings.output_dir)
     settings.task.max_length = settings.task.declaration().max_length
     _check_method(settings)
     _check_quantization(settings)
@@ -105,6 +108,14 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     given = {name: value for name, value in settings.training.items() if value != HIDDEN}
     settings.training = {**training_defaults(), **check_training(given)}
     return settings
+
+
+def check_name(name: str, output_dir: str) -> None:
+    """Raises TapertuneError for a name of a run that is not one line, or a folder that no system has."""
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise bad_value("name", name, f"one line of at most {_LONGEST_NAME} printable characters")
+    if "\0" in output_dir or not output_dir.strip():
+        raise bad_value("output_dir", output_dir, "the path of a folder")
 
 
 def check_task(raw: Mapping[str, Any]) -> TaskBlock:
@@ -170,15 +181,33 @@ def _translate(error: ValidationError) -> TapertuneError:
     errors = error.errors()
     # a misspelt name is also a missing one
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    path = ".".join(str(part) for part in first["loc"])
+    place = _place(first["loc"])
+    path = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
-        return unknown("setting", path, _known(first["loc"][:-1]))
+        return unknown("setting", path, _known(place[:-1]))
     if first["type"] == "missing":
-        return TapertuneError(f"setting {path} is missing: {_description(first['loc'])}")
-    message = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        return TapertuneError(f"setting {path} is missing: {_description(place)}")
+    # a value of several kinds has an error for each of them
+    wanted = dict.fromkeys(_wanted(each) for each in errors if _place(each["loc"]) == place)
+    return bad_value(path, first["input"], " or ".join(wanted))
+
+
+def _wanted(error: Any) -> str:
+    if error["type"].startswith("model_"):
+        return "a block of settings"
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     plain = {"string": "text", "integer": "a whole number", "number": "a number", "dictionary": "a block of settings"}
-    block = first["type"].startswith("model_")
-    return bad_value(path, first["input"], "a block of settings" if block else plain.get(message, message))
+    return plain.get(message) or message
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A place in a run file, without the kinds of value that pydantic names behind it."""
+    model: type[BaseModel] | None = RunSettings
+    for depth, part in enumerate(loc):
+        if model is None or (str(part) not in model.model_fields and depth < len(loc) - 1):
+            return loc[:depth]
+        model = _block_of(model, part)
+    return loc
 
 
 def _known(blocks: tuple[int | str, ...]) -> list[str]:
@@ -194,9 +223,15 @@ def _description(loc: tuple[int | str, ...]) -> str:
 def _model_at(blocks: tuple[int | str, ...]) -> type[BaseModel]:
     model: type[BaseModel] = RunSettings
     for block in blocks:
-        hint = model.model_fields[str(block)].annotation
-        parts = (part for part in (hint, *typing.get_args(hint)) if isinstance(part, type))
-        inner = next((part for part in parts if issubclass(part, BaseModel)), None)
+        inner = _block_of(model, block)
         assert inner is not None, "only blocks have unknown keys"
         model = inner
     return model
+
+
+def _block_of(model: type[BaseModel], name: int | str) -> type[BaseModel] | None:
+    """The block that a field holds, if it holds one."""
+    field = model.model_fields.get(str(name))
+    hint = None if field is None else field.annotation
+    parts = (part for part in (hint, *typing.get_args(hint)) if isinstance(part, type))
+    return next((part for part in parts if issubclass(part, BaseModel)), None)

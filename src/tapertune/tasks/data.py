@@ -20,6 +20,7 @@ from .base import Task
 from .csv_files import CsvFormat
 from .fields import BadField, UnknownLabel
 from .files import CSV, SUFFIXES, Table, open_table
+from .held_out import divide
 from .hub import hub_tables
 from .kinds import Example, Kind, get_kind
 from .remarks import label_remarks, overlap_remarks
@@ -72,7 +73,7 @@ def load(
     *,
     data: str | None = None,
     train: str | None = None,
-    validation: str | None = None,
+    validation: str | float | None = None,
     train_rows: int | None = None,
     validation_rows: int | None = None,
     skip_bad_rows: bool = False,
@@ -84,7 +85,7 @@ def load(
     Args:
         task: the declaration.
         data: a folder, or ``sample``.
-        train, validation: files, instead of a folder.
+        train, validation: files, instead of a folder; or validation is the share of the training rows that is held out.
         train_rows, validation_rows: take the first so many rows only.
         skip_bad_rows: leave out rows that cannot be used, however many.
         stream: leave the training rows where they are.
@@ -109,12 +110,24 @@ def load(
     return Data(task=task, train=rows, evaluation=splits, notes=notes)
 
 
-def training_table(task: Task, *, data: str | None = None, train: str | None = None, form: CsvFormat = _ANY) -> Table:
+def training_table(
+    task: Task,
+    *,
+    data: str | None = None,
+    train: str | None = None,
+    validation: str | float | None = None,
+    form: CsvFormat = _ANY,
+) -> Table:
     """The training rows alone, as they are in their file. Arguments and errors are those of ``load``."""
+    whole = _training_file(task, data, train, form)
+    return whole if validation is None or isinstance(validation, str) else divide(whole, validation)[0]
+
+
+def _training_file(task: Task, data: str | None, train: str | None, form: CsvFormat, *, stream: bool = False) -> Table:
     if train is not None:
         return open_table(Path(train), form)
     if data is None:
-        return hub_tables(task, ("train",))["train"]
+        return hub_tables(task, ("train",), stream=stream)["train"]
     return open_table(_required(_data_folder(task, data), _stems(task, "train")), form)
 
 
@@ -123,7 +136,7 @@ def check_files(
     *,
     data: str | None = None,
     train: str | None = None,
-    validation: str | None = None,
+    validation: str | float | None = None,
     form: CsvFormat = _ANY,
 ) -> None:
     """Are the files that are named there, and do they have the task's columns? Of each only the first row is read, and
@@ -156,13 +169,17 @@ def load_evaluation(
     task: Task,
     *,
     data: str | None = None,
-    validation: str | None = None,
+    train: str | None = None,
+    validation: str | float | None = None,
     validation_rows: int | None = None,
     skip_bad_rows: bool = False,
     form: CsvFormat = _ANY,
 ) -> dict[str, Split]:
-    """The splits to evaluate alone, of a task whose labels are known. Arguments and errors are those of ``load``."""
-    if validation is not None:
+    """The splits to evaluate alone, of a task whose labels are known. Arguments and errors are those of ``load``;
+    ``train`` is read only where a share of it is what is evaluated."""
+    if validation is not None and not isinstance(validation, str):
+        tables = {task.evaluation[0]: divide(_training_file(task, data, train, form), validation)[1]}
+    elif validation is not None:
         tables = {task.evaluation[0]: open_table(Path(validation), form)}
     elif data is None:
         tables = hub_tables(task, task.evaluation)
@@ -242,11 +259,27 @@ def _skipped(table: Table, bad: list[tuple[int, str]], rows: int, skip: bool) ->
 
 
 def _tables(
-    task: Task, data: str | None, train: str | None, validation: str | None, form: CsvFormat, *, stream: bool = False
+    task: Task,
+    data: str | None,
+    train: str | None,
+    validation: str | float | None,
+    form: CsvFormat,
+    *,
+    stream: bool = False,
 ) -> tuple[Table, dict[str, Table]]:
+    if validation is not None and not isinstance(validation, str):
+        if data is not None and train is not None:
+            raise TapertuneError("task.data and task.train exclude each other: name a folder or a file")
+        whole = _training_file(task, data, train, form, stream=stream)
+        _check_form(form, [whole.name])
+        training, held = divide(whole, validation)
+        return training, {task.evaluation[0]: held}
     if train is not None or validation is not None:
         if train is None or validation is None:
-            raise TapertuneError("task.train and task.validation go together: name both files")
+            raise TapertuneError(
+                "task.train and task.validation go together: name both files, or give the share of the training rows to"
+                " hold out (task.validation: 0.1)"
+            )
         if data is not None:
             raise TapertuneError("task.data and task.train exclude each other: name a folder or two files")
         _check_form(form, [train, validation])

@@ -75,6 +75,7 @@ def evaluate(
     splits = rows_of.load_evaluation(
         chosen,
         data=block.data,
+        train=block.train,
         validation=block.validation,
         validation_rows=block.validation_rows,
         skip_bad_rows=block.skip_bad_rows,

@@ -74,7 +74,9 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
     """The checkpoint that a run goes on from, None when it was stopped before its first; and what to tell of it.
 
     Raises:
-        TapertuneError: there is no run, it is done, its settings were others, or none of its checkpoints is whole.
+        TapertuneError: there is no run, it is done, its settings were others, or none of its checkpoints is whole. How
+            batches are split over processes and passes may be other than then: that they are of the same size is
+            checked where the run goes on.
     """
     if not (folder / FILE).is_file():
         raise TapertuneError(f"nothing to resume: {str(folder)!r} holds no run")

@@ -29,6 +29,7 @@ from . import distributed
 from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
+from .forecast import forecast_line
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
 from .prepare import Prepared, prepare
@@ -89,6 +90,8 @@ def run(
             if not resume:
                 check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
             _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
+            if display is not None:
+                _tell([forecast_line(prepared)])
             _begin(folder, record, checkpoint, resume=resume)
         distributed.wait()
         try:
@@ -100,7 +103,9 @@ def run(
         except KeyboardInterrupt as error:
             raise type(error)(_stop(folder, record, status="interrupted")) from error
         except Exception as error:
-            _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
+            end = _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
+            if distributed.is_lost(error):
+                raise distributed.ProcessLost(f"another process of this run has ended; {end}") from error
             raise
         distributed.wait()
     return record.model_dump(mode="json")
@@ -158,8 +163,10 @@ def _has_result(folder: Path) -> bool:
 
 def _stop(folder: Path, record: Record, *, status: str, error: str | None = None) -> str:
     """Writes how a run has ended that is not done, and returns what to tell of it. A folder that is gone stays so."""
-    if not distributed.is_first() or not folder.is_dir():
+    if not folder.is_dir():
         return status
+    if not distributed.is_first():
+        return f"{status}: {_how_to_go_on(folder)}"
     with suppress(OSError):
         drop_partial_checkpoints(folder)  # room for what follows, too
     if (folder / ASIDE).is_dir() and not whole_checkpoints(folder):
@@ -168,9 +175,13 @@ def _stop(folder: Path, record: Record, *, status: str, error: str | None = None
             return f"{status} before the first checkpoint: the run that was to be replaced is back in {str(folder)!r}"
     change = {"status": status} if error is None else {"status": status, "error": error}
     write_end(folder, record.model_copy(update=change))
+    return f"{status}: {_how_to_go_on(folder)}"
+
+
+def _how_to_go_on(folder: Path) -> str:
     where = next((path.name for path in reversed(checkpoints(folder)) if not is_cut_short(path)), None)
     again = f"tapertune train --resume --output-dir {shlex.quote(str(folder))}"
-    return f"{status}: `{again}` " + (f"goes on from {where}" if where else "begins anew: there is no checkpoint yet")
+    return f"`{again}` " + (f"goes on from {where}" if where else "begins anew: there is no checkpoint yet")
 
 
 def _tell(lines: Iterable[str]) -> None:
@@ -269,7 +280,9 @@ class _Training:
         if skipped and skipped >= self.trainer.state.global_step:
             raise ArithmeticError("training diverged: no step had finite gradients; learn more slowly")
         parameters = _counts(summary, self._adapter, self._head, self.prepared.built.base)
-        return finish(self.prepared, self.trainer, record, self.checkpointing.costs, parameters, folder)
+        fixed = self._adapts and self._watcher.controller.reducers.fixed
+        costs = self.checkpointing.costs
+        return finish(self.prepared, self.trainer, record, costs, parameters, folder, fixed=fixed)
 
 
 def _early_stopping(settings: RunSettings) -> list[TrainerCallback]:

@@ -179,7 +179,7 @@ def _hold_out(settings: RunSettings, folder: Path) -> dict[str, Any]:
     if block.stream:
         raise TapertuneError("task.stream: rows are held out of files that are read whole; tune without it")
     task = block.declaration()
-    table = training_table(task, data=block.data, train=block.train, form=block.form)
+    table = training_table(task, data=block.data, train=block.train, validation=block.validation, form=block.form)
     rows = [row for _, row in table.rows()][: block.train_rows]
     order = list(dict.fromkeys(json.dumps([row.get(name) for name in task.text], default=str) for row in rows))
     random.Random(settings.seed).shuffle(order)
