@@ -7,6 +7,7 @@ import pytest
 from tapertune.errors import TapertuneError
 from tapertune.integrations.manifest import (
     MANIFEST,
+    drop_older,
     find_fault,
     new_checkpoint,
     resume_point,
@@ -106,3 +107,13 @@ def test_temporary_files_of_a_killed_process_go(tmp_path: Path) -> None:
     (path / ".0123456789abcdef.tmp.safetensors").write_bytes(b"half")
     write_manifest(path)
     assert sorted(each.name for each in path.iterdir()) == ["inner", MANIFEST, "weights"]
+
+
+def test_the_older_ones_that_were_to_go_go_later(tmp_path: Path) -> None:
+    paths = [checkpoint(tmp_path, step) for step in (2, 4, 6, 8)]
+    drop_older(paths[2], None)
+    drop_older(paths[2], 0)
+    drop_older(paths[2], 5)
+    assert all(path.exists() for path in paths)
+    drop_older(paths[2], 1, best=str(paths[0]))
+    assert [path.exists() for path in paths] == [True, False, True, True]
