@@ -73,7 +73,9 @@ class Report(SeveralFolders):
     def judges(self, path: Path, change: Change) -> bool:
         """Settings and versions are shown as they are, and of events only what is drawn is looked at."""
         free = change.path[0] in ("settings", "versions", "hardware", "git", "metrics", "plan", "rows", "learning_rate")
-        return change.is_wrong and not free and change.path[0] not in ("lr", "grad_norm", "threshold", "remaining")
+        seen = change.path[0] not in ("lr", "grad_norm", "threshold", "remaining")
+        diverged = change.path == ("loss",) and isinstance(change.new, float)
+        return change.is_wrong and not free and seen and not diverged
 
     def read(self) -> Outcome:
         runs = load_runs(self.folder / self.chosen)

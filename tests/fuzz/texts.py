@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tapertune.adapt.plan import merge
-from tapertune.compare.grid import load_grid
+from tapertune.compare.grid import Grid, check_grid, load_grid
 from tapertune.methods import METHODS
-from tapertune.runfile.settings import load_settings
+from tapertune.runfile.settings import check_settings, load_settings
 from tapertune.tasks import data
 from tapertune.tasks.declare import declare
 
@@ -58,14 +58,20 @@ class RunFiles(_TextKind):
         super().__init__(root / "run.yaml")
         self.raws = [_run_file(name) for name in METHODS]
         self.number = 0
+        self.value: dict[str, Any] | None = None
         self.load: Callable[[Path], Any] = lambda path: load_settings(path).resolved()
+        self.check: Callable[[dict[str, Any]], Any] = lambda raw: check_settings(raw).resolved()
 
     def damage(self, rng: random.Random) -> Damage:
-        self.number = rng.randrange(len(self.raws))
+        self.number, self.value = rng.randrange(len(self.raws)), None
         raw = self.raws[self.number]
         if rng.random() < 0.6:
             changed, change = change_json(raw, rng)
-            self._write(_yaml(as_text(changed, rng)))
+            text = as_text(changed, rng)
+            if rng.random() < 0.7 and len(text) < 20_000:  # as a record's settings, which are no YAML
+                self.value = changed
+            else:
+                self._write(_yaml(text))
             return Damage(str(change), change.is_wrong and not self.takes(change))
         text = _yaml(json.dumps(raw, indent=1))
         if rng.random() < 0.5:
@@ -87,7 +93,7 @@ class RunFiles(_TextKind):
         self.path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
 
     def read(self) -> Outcome:
-        value = self.load(self.path)
+        value = self.load(self.path) if self.value is None else self.check(self.value)
         json.dumps(value, allow_nan=False).encode()
         return Outcome(value)
 
@@ -118,7 +124,8 @@ class Grids(RunFiles):
                 "reference": "b", "stop": {"after": 0.3}, "keep_events": True,
             }
         ]  # fmt: skip
-        self.load = _grid
+        self.load = lambda path: _whole(load_grid(path))
+        self.check = lambda raw: _whole(check_grid(raw))
 
     def takes(self, change: Change) -> bool:
         place = change.path
@@ -126,8 +133,7 @@ class Grids(RunFiles):
         return jobs or (place[0] in ("rates", "rows", "tasks") and len(place) < 4)
 
 
-def _grid(path: Path) -> Any:
-    grid = load_grid(path)
+def _whole(grid: Grid) -> Any:
     for row in grid.rows:
         grid.rates_of(row)
     return grid.model_dump()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
 
+from ..report.markdown import escape
 from ..runfile.record import Record
 from ..runfile.settings import BASELINES
 from ..tasks import Task
@@ -25,15 +27,16 @@ def model_card(record: Record, task: Task, base: str) -> str:
         base: what ``from_pretrained`` is given for the base model.
     """
     assert record.score and record.parameters and record.metrics, "a card is written for a run that is done"
-    shown = _MINILM_NAME if record.model == MINILM else record.model
+    shown = _MINILM_NAME if record.model == MINILM else escape(record.model)
     score, count = record.score, record.parameters
-    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.metrics.items())
+    metrics = "\n".join(f"| {escape(name)} | {value:.4f} |" for name, value in record.metrics.items())
     low, high = score.interval
     settings = yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", settings)), default=0))
     return f"""---
 {_front_matter(record)}---
 
-# {record.name}
+# {escape(record.name)}
 
 `{shown}` fine-tuned with `{record.method}` on `{task.name}`{f" ({task.title})" if task.title else ""} by tapertune
 {record.versions["tapertune"]}.
@@ -57,8 +60,8 @@ Trained parameters of the adapter: {count.start:,} at the start, {count.average:
 
 ## Settings
 
-```yaml
-{settings}```
+{fence}yaml
+{settings}{fence}
 """
 
 
