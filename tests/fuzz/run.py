@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def main() -> int:
                 print(attempt(kind, options.seed, options.only))
                 continue
             numbers = range(options.cases or cases)
-            counts = timed(kind, options.seed, numbers, lambda fault: _note(fault, faults))
+            counts = timed(kind, options.seed, numbers, partial(_note, faults))
         if options.record:
             _add(options.record, name, {"cases": len(numbers), "seed": options.seed, **counts})
     if options.docs:
@@ -64,7 +65,7 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def _note(fault: Fault, faults: list[str]) -> None:
+def _note(faults: list[str], fault: Fault) -> None:
     faults.append(str(fault))
     print(f"FAULT {fault}", file=sys.stderr, flush=True)
 
@@ -76,7 +77,7 @@ def _add(path: Path, name: str, counts: dict[str, Any]) -> None:
 
 def table(record: dict[str, Any]) -> str:
     """The counts as Markdown."""
-    lines = ["| files | cases | one line | said, the rest used | as without the damage | another value, taken | faults |",
+    lines = ["| files | cases | one line | said, the rest used | as if whole | another value, taken | faults |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     total = dict.fromkeys(("cases", *OUTCOMES), 0)
     for name in (name for name in WHAT if name in record):

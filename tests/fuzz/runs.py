@@ -81,11 +81,11 @@ class Report(SeveralFolders):
         runs = load_runs(self.folder / self.chosen)
         page, text = render_html(runs), render_markdown(runs)
         page.encode(), text.encode()
-        return Outcome(text, said=bool(getattr(runs[0], "faults", ())))
+        return Outcome(text, said=bool(runs[0].faults))
 
 
 class Checkpoints(FolderKind):
-    """The folder of a run that was stopped, as ``--resume`` looks at it: whatever is changed in a checkpoint is seen."""
+    """The folder of a run that was stopped, as ``--resume`` looks at it: a change in a checkpoint is seen."""
 
     name = "checkpoints"
 
@@ -173,7 +173,9 @@ class StoreFiles(FolderKind):
         for row, score in (("lora", 0.7), ("aflora", 0.9)):
             low, high = self.comparison.points[row]
             made = [record_for(self.comparison, row, "sst2", low, 1, selection=score - 0.1, test=score - 0.1)]
-            made += [record_for(self.comparison, row, "sst2", high, seed, selection=score, test=score) for seed in (1, 2)]
+            made += [
+                record_for(self.comparison, row, "sst2", high, seed, selection=score, test=score) for seed in (1, 2)
+            ]
             for record in made:
                 store.write(record.model_dump(mode="json"), events if row == "aflora" else None)
         store.note_failure("0123", "lora", "why")

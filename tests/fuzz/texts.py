@@ -23,13 +23,20 @@ from tapertune.tasks.declare import declare
 from .harness import Damage, Outcome
 from .mutate import Change, as_text, change_bytes, change_json
 
-_BOMB = "&a [1,1,1,1,1,1,1,1,1]\nb: &b [" + "*a," * 9 + "]\n" + "".join(
-    f"{later}: &{later} [{f'*{earlier},' * 9}]\n" for earlier, later in zip("bcdefgh", "cdefghi", strict=True)
+_BOMB = (
+    "&a [1,1,1,1,1,1,1,1,1]\nb: &b ["
+    + "*a," * 9
+    + "]\n"
+    + "".join(
+        f"{later}: &{later} [{f'*{earlier},' * 9}]\n" for earlier, later in zip("bcdefgh", "cdefghi", strict=True)
+    )
 )
 _SNIPPETS = (
-    "&x ", "*x", "&x [*x]", "!!set {a}", "!!binary aGk=", "!!python/name:os.system ", "? ", "---\n", "<<: ", "\t", "|\n",
+    "&x ", "*x", "&x [*x]", "!!set {a}", "!!binary aGk=", "!!python/name:os.system ", "? ", "---\n", "<<: ", "\t",
+    "|\n",
     ">-\n", "2001-01-01", "2001-99-99", "12:30:45", "59:" * 9000 + "59", "9" * 5000, "1e400", ".nan", "-.inf", "0x_",
-    "0b2", "0o17", "017", "1_000", "~", "[" * 3000, "{a: " * 300, "%YAML 9.9\n", "\u2028", "\0", "\ud800", "'", '"', _BOMB,
+    "0b2", "0o17", "017", "1_000", "~", "[" * 3000, "{a: " * 300, "%YAML 9.9\n", "\u2028", "\0", "\ud800", "'",
+    '"', _BOMB,
 )  # fmt: skip
 
 
@@ -87,7 +94,9 @@ class RunFiles(_TextKind):
         path = ".".join(map(str, change.path))
         if path in ("method", "task", "plan", "training.learning_rate", "plan.schedule.warmup", "max_skipped_steps"):
             return True
-        return path.startswith(("training.warmup_steps", "training.lr_scheduler_kwargs", "method.target_modules", "task.labels"))
+        return path.startswith(
+            ("training.warmup_steps", "training.lr_scheduler_kwargs", "method.target_modules", "task.labels")
+        )
 
     def _write(self, text: str) -> None:
         self.path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
@@ -99,11 +108,9 @@ class RunFiles(_TextKind):
 
     def healthy(self) -> Any:
         if not self._healthy:
-            chosen = self.number
-            for self.number, raw in enumerate(self.raws):
+            for number, raw in enumerate(self.raws):
                 self._write(_yaml(json.dumps(raw)))
-                self._healthy[self.number] = self.read().value
-            self.number = chosen
+                self._healthy[number] = self.read().value
         return self._healthy[self.number]
 
 
@@ -118,7 +125,8 @@ class Grids(RunFiles):
         self.raws = [
             {
                 "name": "g", "base": {"model": "minilm", "training": {"num_train_epochs": 1}},
-                "rows": {"lora": {"method": {"name": "lora", "r": 4}, "rates": [0.1]}, "b": {"method": "aflora", "tasks": ["sst2"]}},
+                "rows": {"lora": {"method": {"name": "lora", "r": 4}, "rates": [0.1]},
+                         "b": {"method": "aflora", "tasks": ["sst2"]}},
                 "tasks": {"sst2": {"data": "sample", "train_rows": 20}, "own": {"task": "rte", "test": "x.csv"}},
                 "seeds": [1, 2], "rates": {"from": 1e-4, "to": 1e-2, "per_decade": 4}, "best": 2, "trials": 3,
                 "reference": "b", "stop": {"after": 0.3}, "keep_events": True,
@@ -205,7 +213,11 @@ class Data(_TextKind):
         several = ("label", "tags", "answers", "tools")
         if self.suffix.startswith((".csv", ".tsv")) or len(change.path) < 2:
             return False
-        return change.is_wrong and change.path[1] not in several and not (self.task == "chat" or change.path[1] == "tokens")
+        return (
+            change.is_wrong
+            and change.path[1] not in several
+            and not (self.task == "chat" or change.path[1] == "tokens")
+        )
 
     def read(self) -> Outcome:
         task = declare(self.task, {"metrics": ["exact_match"]} if self.task in ("prompt_completion", "chat") else {})

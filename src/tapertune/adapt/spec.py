@@ -76,7 +76,9 @@ def from_dict(what: str, kinds: tuple[type, ...], data: Any) -> Any:
 
 def check_range(field: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises TapertuneError for what is no finite number from ``low`` to ``high``."""
-    number = isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST)
+    number = isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+    )
     if not number or not low <= value <= high or math.isinf(value):
         wanted = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number, {low:g} or more"
         raise bad_value(field, value, wanted)

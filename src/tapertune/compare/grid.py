@@ -13,7 +13,6 @@ from ..errors import TapertuneError, bad_value, unknown
 from ..runfile import yamlfile
 from ..runfile.blocks import Block
 
-
 _MOST_RATES = 1000
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..files import write_text
+from ..markup import escape
 from .cards import headline
 from .charts import loss_chart, parameter_chart, rank_chart, score_chart
 from .data import RunData, RunPath, load_runs
@@ -74,10 +74,3 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [[escape(cell) for cell in line] for line in (header, *rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line."""
-    flat = " ".join(text.split())
-    marked = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

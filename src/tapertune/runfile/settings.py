@@ -54,7 +54,9 @@ class RunSettings(Block):
         "accelerator, where looking at each step waits for it, such a step ends the run",
     )
     output_dir: str = Field("", description="the run's folder; empty: runs/NAME")
-    seed: int = Field(42, ge=0, lt=1 << 63, description="of the head's start, the adapter's start, data order and dropout")
+    seed: int = Field(
+        42, ge=0, lt=1 << 63, description="of the head's start, the adapter's start, data order and dropout"
+    )
 
     @model_validator(mode="before")
     @classmethod
