@@ -16,8 +16,8 @@ _NOT_SHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\
 class TapertuneError(ValueError):
     """What the user gave cannot be used. The command exits with 2 and prints the message on one line.
 
-    Texts of files may be in it: line ends become spaces, and what no terminal should be sent (escape sequences, halves of
-    characters) its number.
+    Texts of files may be in it: line ends become spaces, and what no terminal should be sent (escape sequences, halves
+    of characters) its number.
 
     >>> print(TapertuneError("no file 'a\\nb\\ud800'"))
     no file 'a b\\ud800'

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import TapertuneError
+from ..errors import TapertuneError, printable
 from ..redaction import hide_in_text
 from ..train.openmp import begin
 from .bench import bench
@@ -124,7 +124,7 @@ def _help_command(error: Exception) -> str:
 def _fail(message: str, code: int) -> int:
     if _debug() and code != INTERRUPTED:
         traceback.print_exc()
-    typer.secho("error: " + hide_in_text(" ".join(message.split())), fg=typer.colors.RED, err=True)
+    typer.secho("error: " + hide_in_text(" ".join(printable(message).split())), fg=typer.colors.RED, err=True)
     return code
 
 

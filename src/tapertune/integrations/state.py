@@ -23,7 +23,7 @@ _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Part(BaseModel):
-    """Fields of a state by their types. Others are let through: of what ``save_state`` is given, and of later versions."""
+    """Fields of a state by their types. Others are let through: what ``save_state`` is given, and later versions'."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 

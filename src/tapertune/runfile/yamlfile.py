@@ -1,8 +1,8 @@
 """YAML as run files are read: a duplicate key is an error, ``1e-3`` is a number and ``no`` is text, as in YAML 1.2.
 
 PyYAML alone reads the last two as YAML 1.1 does, as text and as false: ``eval_strategy: no`` would not work. Dates and
-``12:30`` are text too. A file may repeat itself by anchors (``&a``, ``*a``), within bounds: a few hundred bytes can stand
-for more than any memory holds.
+``12:30`` are text too. A file may repeat itself by anchors (``&a``, ``*a``), within bounds: a few hundred bytes can
+stand for more than any memory holds.
 """
 
 from __future__ import annotations
