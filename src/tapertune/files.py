@@ -204,6 +204,14 @@ def is_temporary(name: str) -> bool:
     return name.endswith(".tmp") or re.match(r"\.[0-9a-f]{16}\.tmp", name) is not None
 
 
+def drop_temporaries(folder: Path) -> None:
+    """Deletes files in a folder that ``whole_file`` left there when its process was killed. Nobody may write there."""
+    for path in folder.iterdir():
+        if is_temporary(path.name) and path.is_file():
+            with suppress(OSError):  # they only take room
+                path.unlink()
+
+
 def usual_permissions(folder: Path) -> None:
     """Gives a folder's own files the permissions that a new file gets there.
 

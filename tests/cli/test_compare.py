@@ -72,3 +72,20 @@ def test_a_store_of_other_sizes_is_named(root: Path, capsys: Capture) -> None:
     tasks = {"sst2": {**raw_grid(root)["tasks"]["sst2"], "selection_rows": 9}}
     assert go(root, tasks=tasks) == 2
     assert "selection rows, the grid's has 9" in capsys.readouterr().err
+
+
+def test_a_report_runs_nothing(root: Path, capsys: Capture) -> None:
+    from compare.records import record_for
+    from compare.tiny_grid import comparison_of
+
+    assert go(root, "--report") == 2
+    assert "has no records yet" in capsys.readouterr().err and not (root / "store").exists()
+    comparison, store = comparison_of(root), Store(root / "store")
+    store.prepare(comparison)
+    point = comparison.points["lora"][0]
+    settings = comparison.job("lora", "sst2", point, 1).settings
+    record = record_for(comparison, "lora", "sst2", point, 1, selection=0.5, test=0.5, settings=settings)
+    store.write(record.model_dump(mode="json"))
+    assert go(root, "--report") == 0
+    assert "lora: the rule" in (root / "store" / "report" / "report.html").read_text(encoding="utf-8")
+    assert len(Store(root / "store").records()) == 1

@@ -36,6 +36,9 @@ def compare(
         Path | None, typer.Option("--scratch", metavar="DIR", help="Where rows and unfinished runs lie.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the report of what is recorded; run nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a grid of many hours.")] = False,
 ) -> None:
     """Compare methods with equal tuning on any tasks: runs what has no record yet, and writes the report.
@@ -61,6 +64,9 @@ def compare(
             typer.echo(f"note: {note}", err=True)
     opened = Store(store or Path("runs") / "compare" / checked.name)
     opened.check(comparison)
+    if report:
+        _write_report(comparison, opened)
+        return
     count = jobs or _cores()
     if _told(comparison, opened, count, dry_run=dry_run):
         return
@@ -136,16 +142,24 @@ def _ask(comparison: Comparison, store: Store, jobs: int, *, yes: bool) -> None:
 
 def _run(comparison: Comparison, store: Store, engine: Engine, jobs: int) -> None:
     from ..compare.driver import run_grid
-    from ..compare.report import write_report
     from ..compare.show import Show
 
     show = Show(comparison, jobs)
     with show.context():
         progress = run_grid(comparison, store, engine, show)
     typer.echo(f"{progress.made} runs made; records: {store.folder}")
-    for path in write_report(comparison, store, store.folder / "report"):
-        typer.echo(f"report: {path}")
+    _write_report(comparison, store)
     for label, reason in progress.failures.items():
         typer.secho(f"failed: {label}: {reason}", err=True)
     if progress.failures:
         raise typer.Exit(1)
+
+
+def _write_report(comparison: Comparison, store: Store) -> None:
+    from ..compare.report import write_report
+    from ..compare.rule import rule_of
+
+    if not store.records():
+        raise TapertuneError(f"--store {str(store.folder)!r} has no records yet")
+    for path in write_report(comparison, store, store.folder / "report", rule_of(comparison)):
+        typer.echo(f"report: {path}")

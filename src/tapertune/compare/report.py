@@ -24,7 +24,7 @@ from .statistics import Summary, main_machine, summarise, wins
 from .store import Store
 
 Rule = Callable[[RunRecord], "float | None"]
-"""The learning rate that a rule takes for a run, from the run's settings and steps; None where it has none."""
+"""The learning rate that a rule takes for a run; None where it has none. ``rule.rule_of`` makes that of ``auto``."""
 
 
 def write_report(comparison: Comparison, store: Store, folder: Path, rule: Rule | None = None) -> list[Path]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from ..adapt import Controller
 from ..errors import TapertuneError, shown
 from ..files import parse_json, whole_file
+from .manifest import find_fault
 
 STATE_FILE = "tapertune_state.safetensors"
 
@@ -112,7 +113,11 @@ def restore(controller: Controller, folder: str | os.PathLike[str]) -> None:
     """Lets a controller go on from a checkpoint folder.
 
     Raises:
-        TapertuneError: as ``read_state``, and where the state is of another run.
+        TapertuneError: as ``read_state``, and where the state is of another run; or the folder is none of those that
+            were written to their end, or a file of it has changed since.
     """
+    fault = find_fault(Path(folder))
+    if fault is not None and not fault.cut_short:  # a folder of one's own has no manifest
+        raise TapertuneError(f"cannot go on from {str(folder)!r}: {fault.reason}")
     controller.load_state_dict(read_state(folder))
     controller.saved_in = str(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,7 +22,9 @@ class TaskBlock(BaseModel):
     name: str = Field(description="a GLUE task, text_classification or regression")
     data: str | None = Field(None, description="folder of the data, or sample for the one that is shipped")
     train: str | None = Field(None, description="training file, instead of a folder")
-    validation: str | None = Field(None, description="validation file, instead of a folder")
+    validation: str | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="validation file, instead of a folder; or the share of the training rows to hold out, 0.1"
+    )
     delimiter: str | None = Field(
         None, description="of CSV files: a character, or comma, semicolon, tab, pipe, space; none: by the file's ending"
     )

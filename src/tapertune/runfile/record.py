@@ -109,6 +109,7 @@ class Record(_Part):
     git: Git
     rows: dict[str, Rows] | None = None
     learning_rate: Rate | None = None
+    trained_on: dict[str, Any] | None = None
     error: str | None = None
     score: Score | None = None
     metrics: dict[str, float] | None = None
@@ -174,7 +175,7 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
 
 def _unset(record: Record) -> set[str]:
     optional = (
-        "rows", "learning_rate", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes",
-        "steps", "skipped_steps",
+        "rows", "learning_rate", "trained_on", "error", "score", "metrics", "parameters", "flops", "time", "memory",
+        "adapter_bytes", "steps", "skipped_steps",
     )  # fmt: skip
     return {name for name in optional if getattr(record, name) is None}

@@ -162,6 +162,8 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
     while queue:
         argument = queue.pop(0)
         if not argument.startswith("--"):
+            if argument[:1] == "-" and argument[1:2].isalpha():
+                raise TapertuneError(f"unknown option {argument!r}: settings are given as -{argument} VALUE")
             rest.append(argument)
             continue
         name, equals, text = argument[2:].partition("=")

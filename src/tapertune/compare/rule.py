@@ -1,0 +1,62 @@
+"""The learning rate that ``auto`` would have taken in a run of a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from ..errors import TapertuneError
+from ..host.rates import hidden_width
+from ..methods import METHODS
+from ..methods.rates import SuggestedRate, suggested
+from ..runfile.settings import BASELINES, adapter_config, check_settings
+from ..train.models import find_model
+from ..train.rates import BASELINE_RULES
+from .jobs import Comparison
+from .record import RunRecord
+
+Rule = Callable[[RunRecord], "SuggestedRate | None"]
+"""What the rule says of a run; None where it has nothing to say, as of PEFT's own rows."""
+
+
+def rule_of(comparison: Comparison) -> Rule | None:
+    """The rule for runs on a grid's model; None where the model's config cannot be had."""
+    from transformers import AutoConfig
+
+    name = str(next(iter(comparison.raw.values()))["model"])
+    try:
+        width = hidden_width(SimpleNamespace(config=AutoConfig.from_pretrained(find_model(name)), modules=list))  # pyright: ignore[reportArgumentType]
+    except (OSError, ValueError, TapertuneError):
+        return None
+
+    def rule(record: RunRecord) -> SuggestedRate | None:
+        method, steps = str(record.method["name"]), record.steps or _steps(record)
+        batch = _batch(record)
+        if method in BASELINES:
+            return suggested(BASELINE_RULES[method], None, None, name=method, width=width, steps=steps, batch=batch)
+        if method not in METHODS:
+            return None
+        try:
+            row, config = METHODS[method], adapter_config(check_settings({**record.settings, "model": name}))
+        except TapertuneError:  # settings of another version
+            return None
+        return suggested(
+            row.rates, config.settings(), row.settings(), name=method, width=width, steps=steps, batch=batch
+        )
+
+    return rule
+
+
+def _batch(record: RunRecord) -> int:
+    training = record.settings.get("training", {})
+    return training.get("per_device_train_batch_size", 8) * training.get("gradient_accumulation_steps", 1)
+
+
+def _steps(record: RunRecord) -> int:
+    """Optimizer steps of a run that has not come to its end."""
+    training = record.settings.get("training", {})
+    if (given := training.get("max_steps", -1)) > 0:
+        return given
+    epochs = training.get("num_train_epochs", 3)
+    return max(1, math.ceil(epochs * math.ceil(record.sizes["train"] / _batch(record))))
