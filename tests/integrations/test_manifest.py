@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,22 @@ def test_several_that_were_cut_short_are_damage(tmp_path: Path) -> None:
         checkpoint(tmp_path, step, manifest=False)
     with pytest.raises(TapertuneError, match=r"checkpoint-8: it has no manifest.*; checkpoint-4: it has no manifest"):
         resume_point(tmp_path)
+
+
+def test_an_entry_that_is_gone_is_missed(tmp_path: Path) -> None:
+    """The list has a digest of its own; an earlier version's has none and is read."""
+    (tmp_path / "weights").write_text("w")
+    (tmp_path / "state").write_text("s")
+    write_manifest(tmp_path)
+    whole = json.loads((tmp_path / MANIFEST).read_text())
+    assert find_fault(tmp_path) is None
+    less = {**whole, "files": {"weights": whole["files"]["weights"]}}
+    (tmp_path / MANIFEST).write_text(json.dumps(less))
+    fault = find_fault(tmp_path)
+    assert fault is not None and "manifest is damaged" in fault.reason
+    del whole["sha256"]
+    (tmp_path / MANIFEST).write_text(json.dumps(whole))
+    assert find_fault(tmp_path) is None
 
 
 def test_a_new_one_counts_when_it_is_whole(tmp_path: Path) -> None:
