@@ -117,8 +117,9 @@ def worker(rank: int, size: int, folder: str) -> None:
 
 
 def measure(size: int) -> dict[str, dict[str, Any]]:
+    copies = sys.platform == "linux" and not torch.accelerator.is_available()  # an interpreter imports for seconds
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(worker, (size, folder), size, start_method="spawn")
+        multiprocessing.start_processes(worker, (size, folder), size, start_method="fork" if copies else "spawn")
         return torch.load(Path(folder) / "found.pt", weights_only=True)
 
 

@@ -107,7 +107,7 @@ class Way:
 
 def last_line(outcome: Outcome, folder: Path) -> str:
     """Of an error: its name and message."""
-    lines = [line for line in outcome.output.splitlines() if line.strip() and not line.startswith(" ")]
+    lines = [line for line in outcome.output.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
     text = lines[-1].replace(str(folder), "runs/x") if lines else ""
     return re.sub(r"^(?:\w+\.)+(\w+)", r"\1", text)[:300]
 
@@ -305,7 +305,7 @@ def page() -> None:
             who = entrance if entrance in PEFT else f"tapertune, {entrance} ({len(mine)} methods)"
             came = ", ".join(f"{text} {count}" for text, count in outcomes.most_common())
             said = next((line for r in mine for line in r["says"]), "")
-            shown = f"`{said[:150].replace('|', '/')}`" if said else ""
+            shown = f"`{said[:150].strip().replace('|', '/')}`" if said else ""
             lines.append(f"| {fault} | {who} | {sum(r['tries'] for r in mine)} | {came} | {shown} |")
     between = re.compile(r"(?<=<!-- faults:start -->\n).*?(?=<!-- faults:end -->)", re.DOTALL)
     text = PAGE.read_text(encoding="utf-8")

@@ -124,7 +124,7 @@ JSON = st.recursive(
 def test_any_text_is_read_or_refused_in_a_line(text: str) -> None:
     for read, error in (
         (lambda: yamlfile.parse(text, "here"), TapertuneError),
-        (lambda: parsed(text), BadField | ValueError),
+        (lambda: parsed(text), (BadField, ValueError)),
     ):
         try:
             read()

@@ -95,7 +95,7 @@ class TapertuneCallback(TrainerCallback):
             max_skipped_steps=self.max_skipped_steps,
         )
         trainer = trainer_of(state)
-        find_wrappers(self.controller, kwargs["model"] if trainer is None else trainer.model_wrapped)
+        find_wrappers(self.controller, (None if trainer is None else trainer.model_wrapped) or kwargs["model"])
         inside = {id(handle.parameter) for handle in self.controller.handles.values()}
         self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:

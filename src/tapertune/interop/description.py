@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import Field
 
@@ -25,8 +25,8 @@ _FIELDS: dict[str, Any] = {
     "peft_type": str,
     "base_model_name_or_path": str | None,
     "task_type": str | None,
-    "r": _Rank | None,
-    "lora_alpha": _Scale | None,
+    "r": Union[_Rank, None],  # noqa: UP007 (of what is annotated)
+    "lora_alpha": Union[_Scale, None],  # noqa: UP007
     "use_rslora": bool | None,
     "target_modules": _Modules,
     "modules_to_save": list[str] | None,
