@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, convert_to_lora, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from tiny import batch, checkpoint, mlp, tiny_bert, tiny_gpt2
 from torch import nn
 
@@ -186,7 +186,8 @@ def test_lora_form_is_exact(name: str, tmp_path: Path) -> None:
 
 def test_peft_converts_to_lora(name: str) -> None:
     model = adapted(name, tiny_bert()).eval()
-    config, state = convert_to_lora(model, rank=3 if layers(model)[0].chains["default"].linear else 16)
+    peft: Any = pytest.importorskip("peft", minversion="0.19")
+    config, state = peft.convert_to_lora(model, rank=3 if layers(model)[0].chains["default"].linear else 16)
     plain = get_peft_model(tiny_bert(), config).eval()
     set_peft_model_state_dict(plain, state)
     close(plain(**batch()).logits, model(**batch()).logits, atol=1e-4)

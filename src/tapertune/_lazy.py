@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+AUTOLOAD = "TAPERTUNE_AUTOLOAD"
 
 
 def register_with_peft() -> None:
@@ -30,11 +33,26 @@ def register_with_peft() -> None:
         importlib.import_module("tapertune.host")
 
 
+def find_for_others(fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+    """PEFT's spec, for a program that may never use tapertune: a registration that fails is warned of."""
+    for finder in sys.meta_path:
+        if isinstance(finder, _AfterPeft):
+            if not getattr(finder.asked, "now", False):  # else it is what asks, in a program that imports tapertune
+                finder.asked_for = False
+            return finder.find_spec(fullname, path, target)
+    return None  # it is imported, or being imported, and registering is under way
+
+
 class _AfterPeft(MetaPathFinder):
-    """Finds ``peft`` as the other finders do, and adds a last step to its loading."""
+    """Finds ``peft`` as the other finders do, and adds a last step to its loading.
+
+    Attributes:
+        asked_for: whether the program imports tapertune itself, and so has to hear of what fails.
+    """
 
     def __init__(self) -> None:
         self.asked = threading.local()
+        self.asked_for = True
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -83,9 +101,22 @@ class _Registering(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader  # resources and submodules see PEFT's own loader
         self.loader.exec_module(module)
-        importlib.import_module("tapertune.host")
+        self._register()
         if self.finder in sys.meta_path:  # only now: an import that fails may be tried again
             sys.meta_path.remove(self.finder)
+
+    def _register(self) -> None:
+        try:
+            importlib.import_module("tapertune.host")
+        except Exception as error:
+            if self.finder.asked_for:
+                raise
+            reason = " ".join(str(error).split())
+            warnings.warn(
+                f"tapertune's adapters cannot be used here: {reason}. {AUTOLOAD}=0 keeps tapertune from being loaded "
+                "with peft",
+                stacklevel=2,
+            )
 
 
 def _same(loader: Loader) -> Loader:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
+
+from .synonyms import meant, nearest, nearest_setting
+
+__all__ = ["TapertuneError", "UnknownField", "bad_value", "nearest", "printable", "shown", "unknown"]
 
 _LONGEST = 200  # characters of a value in a message
 _NOT_SHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -13,8 +16,8 @@ _NOT_SHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\
 class TapertuneError(ValueError):
     """What the user gave cannot be used. The command exits with 2 and prints the message on one line.
 
-    Texts of files may be in it: line ends become spaces, and what no terminal should be sent (escape sequences, halves of
-    characters) its number.
+    Texts of files may be in it: line ends become spaces, and what no terminal should be sent (escape sequences, halves
+    of characters) its number.
 
     >>> print(TapertuneError("no file 'a\\nb\\ud800'"))
     no file 'a b\\ud800'
@@ -43,25 +46,33 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to ``name`` (ignoring case and the difference of ``-`` and ``_``), or None.
-
-    >>> nearest("aflroa", ["lora", "aflora"])
-    'aflora'
-    """
-    folded = {option.lower().replace("-", "_"): option for option in allowed}
-    hits = difflib.get_close_matches(name.lower().replace("-", "_"), list(folded), n=1, cutoff=0.5)
-    return folded[hits[0]] if hits else None
+class UnknownField(TapertuneError, TypeError):
+    """A keyword that a config does not have; a TypeError as well, as for any class that is called with one."""
 
 
-def unknown(what: str, value: object, allowed: Iterable[str]) -> TapertuneError:
+def unknown(
+    what: str,
+    value: object,
+    allowed: Iterable[str],
+    *,
+    settings: Iterable[str] | None = None,
+) -> TapertuneError:
     """The error for a value that is not one of a closed set of names.
+
+    Args:
+        what: it is, such as ``method``.
+        value: what was given.
+        allowed: the names.
+        settings: where it is a setting, all that there are, by dotted names: the hint may be one of another block.
 
     >>> print(unknown("method", "aflroa", ["lora", "aflora"]))
     unknown method 'aflroa': did you mean 'aflora'? Allowed: aflora, lora
     """
     names = sorted(allowed)
-    guess = nearest(value[:_LONGEST], names) if isinstance(value, str) else None
+    guess = None
+    if isinstance(value, str):
+        typed = value[:_LONGEST]
+        guess = meant(typed, names) if settings is None else nearest_setting(typed, settings)
     hint = f"did you mean {guess!r}? " if guess else ""
     return TapertuneError(f"unknown {what} {shown(value)}: {hint}Allowed: {', '.join(names)}")
 

@@ -140,7 +140,9 @@ def is_count(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number that a float holds; NaN and infinity, which diverged runs log, are."""
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST)
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+    )
 
 
 def _is_names(value: Any) -> bool:
@@ -179,7 +181,9 @@ _FIELDS: dict[str, dict[str, _Check]] = {
         ),
         "other_trainable": _COUNT, "trainable": _COUNT,
     },
-    "freeze": {"names": (_is_names, "a list of factors' names"), "threshold": _MAYBE, "remaining": _MAYBE, "trainable": _COUNT},
+    "freeze": {
+        "names": (_is_names, "a list of factors' names"), "threshold": _MAYBE, "remaining": _MAYBE, "trainable": _COUNT,
+    },
     "prune": {
         "ranks": (_is_ranks, "whole numbers by module"), "threshold": _MAYBE, "remaining": _MAYBE, "trainable": _COUNT,
         "budget": (lambda value: value is None or is_count(value), "a whole number or null"),

@@ -63,8 +63,8 @@ def read_json(path: Name) -> Any:
     """A file's JSON value.
 
     Raises:
-        TapertuneError: the file cannot be read, or is not JSON that can be used: it is nested deeply, or holds halves of
-            characters.
+        TapertuneError: the file cannot be read, or is not JSON that can be used: it is nested deeply, or holds halves
+            of characters.
     """
     content = read_bytes(path, LARGEST_TEXT)
     try:

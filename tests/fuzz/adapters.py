@@ -41,7 +41,9 @@ def write_adapters(root: Path) -> None:
         )
         get_peft_model(tiny_bert(), config).save_pretrained(root / name)
     (root / "lora" / "task.json").write_text(json.dumps({"name": "t", "labels": ["no", "yes"], "metrics": []}))
-    lora = LoraConfig(r=2, init_lora_weights=False, target_modules=["query"], rank_pattern={"0.attention.self.query": 2})
+    lora = LoraConfig(
+        r=2, init_lora_weights=False, target_modules=["query"], rank_pattern={"0.attention.self.query": 2}
+    )
     get_peft_model(tiny_bert(), lora).save_pretrained(root / "peft")
     for path in root.rglob("README.md"):
         path.unlink()
@@ -152,7 +154,9 @@ def write_foreign(folder: Path) -> list[str]:
     peft_model(folder / "peft-adalora", AdaLoraConfig(init_r=4, target_r=2, lora_alpha=6, total_step=100, **common))
     peft_model(folder / "peft-vera", VeraConfig(r=6, projection_prng_key=7, **common))
     pattern = {"0.attention.self.query": 3}
-    peft_model(folder / "peft-lora", LoraConfig(r=2, lora_alpha=3, rank_pattern=pattern, alpha_pattern=pattern, **common))
+    peft_model(
+        folder / "peft-lora", LoraConfig(r=2, lora_alpha=3, rank_pattern=pattern, alpha_pattern=pattern, **common)
+    )
     for path in folder.rglob("README.md"):
         path.unlink()
     return [path.name for path in folder.iterdir()]

@@ -106,7 +106,8 @@ class SeveralFolders(FolderKind):
 
     def healthy(self) -> Any:
         if not self._healthy:
-            for self.chosen in self.names:
+            for name in self.names:
+                self.chosen = name
                 super().healthy()
         return self._healthy[self.chosen]
 
@@ -116,7 +117,11 @@ def plain(value: Any) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return str(value.dtype), tuple(value.shape), value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        return (
+            str(value.dtype),
+            tuple(value.shape),
+            value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes(),
+        )
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

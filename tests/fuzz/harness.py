@@ -142,9 +142,7 @@ def attempt(kind: Kind, seed: int, number: int) -> str:
     return "taken"
 
 
-def fuzz(
-    kind: Kind, seed: int, numbers: Iterable[int], fault: Callable[[Fault], None] | None = None
-) -> Counter[str]:
+def fuzz(kind: Kind, seed: int, numbers: Iterable[int], fault: Callable[[Fault], None] | None = None) -> Counter[str]:
     """Outcomes of the cases of these numbers. ``fault`` is told of those that came out wrong, and counted; without it
     the first is raised."""
     counts: Counter[str] = Counter()

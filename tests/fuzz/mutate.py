@@ -107,7 +107,9 @@ def change_bytes(content: bytes, rng: random.Random) -> tuple[bytes, str]:
         stop = min(len(content), at + rng.choice([1, 16, 256]))
         return content[:stop] + content[at:], f"bytes {at} to {stop} twice"
     if kind == 3:
-        more = rng.choice([b"\xff", b"\x00", b"\xed\xa0\x80", b"\n", b'"', b"{", b"[" * 3000, b"\xef\xbb\xbf", b"\r", b","])
+        more = rng.choice(
+            [b"\xff", b"\x00", b"\xed\xa0\x80", b"\n", b'"', b"{", b"[" * 3000, b"\xef\xbb\xbf", b"\r", b","]
+        )
         return content[:at] + more + content[at:], f"{more[:8]!r} put in at {at}"
     changed = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 8, 32])):

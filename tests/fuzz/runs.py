@@ -73,17 +73,19 @@ class Report(SeveralFolders):
     def judges(self, path: Path, change: Change) -> bool:
         """Settings and versions are shown as they are, and of events only what is drawn is looked at."""
         free = change.path[0] in ("settings", "versions", "hardware", "git", "metrics", "plan", "rows", "learning_rate")
-        return change.is_wrong and not free and change.path[0] not in ("lr", "grad_norm", "threshold", "remaining")
+        seen = change.path[0] not in ("lr", "grad_norm", "threshold", "remaining")
+        diverged = change.path == ("loss",) and isinstance(change.new, float)
+        return change.is_wrong and not free and seen and not diverged
 
     def read(self) -> Outcome:
         runs = load_runs(self.folder / self.chosen)
         page, text = render_html(runs), render_markdown(runs)
         page.encode(), text.encode()
-        return Outcome(text, said=bool(getattr(runs[0], "faults", ())))
+        return Outcome(text, said=bool(runs[0].faults))
 
 
 class Checkpoints(FolderKind):
-    """The folder of a run that was stopped, as ``--resume`` looks at it: whatever is changed in a checkpoint is seen."""
+    """The folder of a run that was stopped, as ``--resume`` looks at it: a change in a checkpoint is seen."""
 
     name = "checkpoints"
 
@@ -171,7 +173,9 @@ class StoreFiles(FolderKind):
         for row, score in (("lora", 0.7), ("aflora", 0.9)):
             low, high = self.comparison.points[row]
             made = [record_for(self.comparison, row, "sst2", low, 1, selection=score - 0.1, test=score - 0.1)]
-            made += [record_for(self.comparison, row, "sst2", high, seed, selection=score, test=score) for seed in (1, 2)]
+            made += [
+                record_for(self.comparison, row, "sst2", high, seed, selection=score, test=score) for seed in (1, 2)
+            ]
             for record in made:
                 store.write(record.model_dump(mode="json"), events if row == "aflora" else None)
         store.note_failure("0123", "lora", "why")

@@ -14,22 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from tapertune.adapt.plan import merge
-from tapertune.compare.grid import load_grid
+from tapertune.compare.grid import Grid, check_grid, load_grid
 from tapertune.methods import METHODS
-from tapertune.runfile.settings import load_settings
+from tapertune.runfile.settings import check_settings, load_settings
 from tapertune.tasks import data
 from tapertune.tasks.declare import declare
 
 from .harness import Damage, Outcome
 from .mutate import Change, as_text, change_bytes, change_json
 
-_BOMB = "&a [1,1,1,1,1,1,1,1,1]\nb: &b [" + "*a," * 9 + "]\n" + "".join(
-    f"{later}: &{later} [{f'*{earlier},' * 9}]\n" for earlier, later in zip("bcdefgh", "cdefghi", strict=True)
+_BOMB = (
+    "&a [1,1,1,1,1,1,1,1,1]\nb: &b ["
+    + "*a," * 9
+    + "]\n"
+    + "".join(
+        f"{later}: &{later} [{f'*{earlier},' * 9}]\n" for earlier, later in zip("bcdefgh", "cdefghi", strict=True)
+    )
 )
 _SNIPPETS = (
-    "&x ", "*x", "&x [*x]", "!!set {a}", "!!binary aGk=", "!!python/name:os.system ", "? ", "---\n", "<<: ", "\t", "|\n",
+    "&x ", "*x", "&x [*x]", "!!set {a}", "!!binary aGk=", "!!python/name:os.system ", "? ", "---\n", "<<: ", "\t",
+    "|\n",
     ">-\n", "2001-01-01", "2001-99-99", "12:30:45", "59:" * 9000 + "59", "9" * 5000, "1e400", ".nan", "-.inf", "0x_",
-    "0b2", "0o17", "017", "1_000", "~", "[" * 3000, "{a: " * 300, "%YAML 9.9\n", "\u2028", "\0", "\ud800", "'", '"', _BOMB,
+    "0b2", "0o17", "017", "1_000", "~", "[" * 3000, "{a: " * 300, "%YAML 9.9\n", "\u2028", "\0", "\ud800", "'",
+    '"', _BOMB,
 )  # fmt: skip
 
 
@@ -58,14 +65,20 @@ class RunFiles(_TextKind):
         super().__init__(root / "run.yaml")
         self.raws = [_run_file(name) for name in METHODS]
         self.number = 0
+        self.value: dict[str, Any] | None = None
         self.load: Callable[[Path], Any] = lambda path: load_settings(path).resolved()
+        self.check: Callable[[dict[str, Any]], Any] = lambda raw: check_settings(raw).resolved()
 
     def damage(self, rng: random.Random) -> Damage:
-        self.number = rng.randrange(len(self.raws))
+        self.number, self.value = rng.randrange(len(self.raws)), None
         raw = self.raws[self.number]
         if rng.random() < 0.6:
             changed, change = change_json(raw, rng)
-            self._write(_yaml(as_text(changed, rng)))
+            text = as_text(changed, rng)
+            if rng.random() < 0.7 and len(text) < 20_000:  # as a record's settings, which are no YAML
+                self.value = changed
+            else:
+                self._write(_yaml(text))
             return Damage(str(change), change.is_wrong and not self.takes(change))
         text = _yaml(json.dumps(raw, indent=1))
         if rng.random() < 0.5:
@@ -81,23 +94,23 @@ class RunFiles(_TextKind):
         path = ".".join(map(str, change.path))
         if path in ("method", "task", "plan", "training.learning_rate", "plan.schedule.warmup", "max_skipped_steps"):
             return True
-        return path.startswith(("training.warmup_steps", "training.lr_scheduler_kwargs", "method.target_modules", "task.labels"))
+        return path.startswith(
+            ("training.warmup_steps", "training.lr_scheduler_kwargs", "method.target_modules", "task.labels")
+        )
 
     def _write(self, text: str) -> None:
         self.path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
 
     def read(self) -> Outcome:
-        value = self.load(self.path)
+        value = self.load(self.path) if self.value is None else self.check(self.value)
         json.dumps(value, allow_nan=False).encode()
         return Outcome(value)
 
     def healthy(self) -> Any:
         if not self._healthy:
-            chosen = self.number
-            for self.number, raw in enumerate(self.raws):
+            for number, raw in enumerate(self.raws):
                 self._write(_yaml(json.dumps(raw)))
-                self._healthy[self.number] = self.read().value
-            self.number = chosen
+                self._healthy[number] = self.read().value
         return self._healthy[self.number]
 
 
@@ -112,13 +125,15 @@ class Grids(RunFiles):
         self.raws = [
             {
                 "name": "g", "base": {"model": "minilm", "training": {"num_train_epochs": 1}},
-                "rows": {"lora": {"method": {"name": "lora", "r": 4}, "rates": [0.1]}, "b": {"method": "aflora", "tasks": ["sst2"]}},
+                "rows": {"lora": {"method": {"name": "lora", "r": 4}, "rates": [0.1]},
+                         "b": {"method": "aflora", "tasks": ["sst2"]}},
                 "tasks": {"sst2": {"data": "sample", "train_rows": 20}, "own": {"task": "rte", "test": "x.csv"}},
                 "seeds": [1, 2], "rates": {"from": 1e-4, "to": 1e-2, "per_decade": 4}, "best": 2, "trials": 3,
                 "reference": "b", "stop": {"after": 0.3}, "keep_events": True,
             }
         ]  # fmt: skip
-        self.load = _grid
+        self.load = lambda path: _whole(load_grid(path))
+        self.check = lambda raw: _whole(check_grid(raw))
 
     def takes(self, change: Change) -> bool:
         place = change.path
@@ -126,8 +141,7 @@ class Grids(RunFiles):
         return jobs or (place[0] in ("rates", "rows", "tasks") and len(place) < 4)
 
 
-def _grid(path: Path) -> Any:
-    grid = load_grid(path)
+def _whole(grid: Grid) -> Any:
     for row in grid.rows:
         grid.rates_of(row)
     return grid.model_dump()
@@ -199,7 +213,11 @@ class Data(_TextKind):
         several = ("label", "tags", "answers", "tools")
         if self.suffix.startswith((".csv", ".tsv")) or len(change.path) < 2:
             return False
-        return change.is_wrong and change.path[1] not in several and not (self.task == "chat" or change.path[1] == "tokens")
+        return (
+            change.is_wrong
+            and change.path[1] not in several
+            and not (self.task == "chat" or change.path[1] == "tokens")
+        )
 
     def read(self) -> Outcome:
         task = declare(self.task, {"metrics": ["exact_match"]} if self.task in ("prompt_completion", "chat") else {})

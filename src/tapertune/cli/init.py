@@ -29,16 +29,17 @@ def init(
     from ..methods import METHODS
     from ..runfile.settings import BASELINES
     from ..runfile.template import run_file_text
-    from ..tasks.files import open_table
+    from ..tasks.csv_files import CsvFormat
     from ..tasks.guess import guess_task
+    from ..tasks.sniff import open_data
 
     if method not in (known := [*METHODS, *BASELINES]):
         raise unknown("method", method, known)
     if out.exists() and not overwrite:
         raise TapertuneError(f"--out is {str(out)!r}, which is there already: --overwrite replaces it")
-    guess = guess_task(open_table(data), text, label)
+    guess = guess_task(open_data(data, CsvFormat()), text, label)
     if validation is not None:
-        open_table(validation).first()
+        open_data(validation, CsvFormat()).first()
     content = run_file_text(
         guess, name=f"{method}-{data.name.partition('.')[0]}", train=str(data),
         validation=_SHARE if validation is None else str(validation), model=model, method=method,

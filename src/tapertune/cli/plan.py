@@ -85,13 +85,14 @@ def plan(
 
 def _raw(context: typer.Context, config: str | None, model: str | None, task: str | None) -> dict[str, Any]:
     from ..runfile.recipes import run_file
-    from ..runfile.yamlfile import apply_overrides, parse_overrides, read
+    from ..runfile.settings import with_overrides
+    from ..runfile.yamlfile import parse_overrides, read
 
     dotted, files = parse_overrides([*([] if config is None else [config]), *context.args])
     if len(files) > 1:
         raise TapertuneError(f"one run file, not {len(files)}: {', '.join(files)}")
     given: dict[str, Any] = {k: v for k, v in {"model": model, "task.name": task}.items() if v is not None}
-    raw = apply_overrides(read(run_file(files[0])) if files else {}, {**given, **dotted})
+    raw = with_overrides(read(run_file(files[0])) if files else {}, {**given, **dotted})
     if "model" not in raw:
         raise TapertuneError("plan needs a run file, or --model: a name such as minilm, or a folder")
     raw.setdefault("task", {"name": "mnli"})

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import TapertuneError, bad_value, unknown
+from ..methods.rates import MOST
 from ..runfile import yamlfile
 from ..runfile.blocks import Block
-
 
 _MOST_RATES = 1000
 
@@ -178,6 +178,8 @@ def read_rates(value: Any, field: str) -> list[float]:
         raise bad_value(field, value, "a list of learning rates, or {from, to, per_decade}")
     for rate in rates:
         _check_number(field, rate)
+        if rate >= MOST:
+            raise bad_value(field, rate, f"below {MOST}")
     if len(set(rates)) != len(rates):
         raise bad_value(field, rates, "different rates")
     return sorted(float(rate) for rate in rates)

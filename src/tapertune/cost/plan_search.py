@@ -16,8 +16,7 @@ from typing import Any
 
 from ..errors import TapertuneError
 from ..methods import METHODS
-from ..runfile.settings import BASELINES, RunSettings, adapter_config, check_settings
-from ..runfile.yamlfile import apply_overrides
+from ..runfile.settings import BASELINES, RunSettings, adapter_config, check_settings, with_overrides
 from .budget import Budget, in_words, minutes_in_words
 from .over_time import OverTime, short_count
 from .plan import Estimate
@@ -111,7 +110,7 @@ class _Search:
             "minutes": (None if estimate.time is None else estimate.time.minutes, budget.minutes),
         }
         over = {k: v / most for k, (v, most) in takes.items() if v is not None and most is not None and v > most}
-        raw = apply_overrides(self._raw, self._changes)
+        raw = with_overrides(self._raw, self._changes)
         return Fit(raw=raw, changes=self._changes, estimate=estimate, over=over)
 
     def spend_parameters(self, most: int) -> None:
@@ -190,7 +189,7 @@ class _Search:
         return {_BATCH: size, _ACCUMULATED: passes * math.ceil(given / size), **evaluated}
 
     def _settings(self, changes: dict[str, Any]) -> RunSettings:
-        return check_settings(apply_overrides(self._raw, {**self._changes, **changes}))
+        return check_settings(with_overrides(self._raw, {**self._changes, **changes}))
 
     def _estimate(self, changes: dict[str, Any]) -> Estimate:
         key = repr(sorted({**self._changes, **changes}.items()))

@@ -6,13 +6,15 @@ from ..adapt import missing_controller
 from .config import ChainConfig, config_class, make_config
 from .layer import ChainLayer, layer_class
 from .merged_weight import updates_kept
-from .model import ChainTuner, adapt_model, tuner_class
+from .model import ChainTuner, adapt_model, note_ranks, tuner_class
+from .older_peft import call_before_saving
 from .parameters import FactorParameter, adapter_parameters
 from .rates import parameter_groups, suggest_learning_rate
 from .registration import register
 from .search import adapted_parts, find_config
 
 register()
+call_before_saving(note_ranks)
 missing_controller.install()
 
 __all__ = [

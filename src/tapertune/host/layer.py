@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils import resolve_quantization_backend
-from peft.utils.quantization_utils import quantization_extra_repr
+from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -36,6 +34,7 @@ from .config import ChainConfig
 from .factor_modules import FactorWeight, SharedWeight, is_shared, of_one_dtype, shared_weights
 from .merged_weight import MergedWeight, mergeable
 from .module_names import module_kind
+from .older_peft import TunerLayer, quantization_extra_repr, resolve_quantization_backend
 from .shared_input import SharedInput
 from .snapshot import Snapshot, is_plain
 
@@ -43,7 +42,7 @@ BASE_ROWS = "__base__"
 """Names the base model in ``adapter_names``, as in PEFT."""
 
 
-class ChainLayer(nn.Module, BaseTunerLayer):
+class ChainLayer(nn.Module, TunerLayer):
     """An adapted linear layer: ``y = base(x) + scaling * chain(dropout(x))`` for each active adapter.
 
     Args:

@@ -17,7 +17,6 @@ from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
 )
 from peft.utils.other import AuxiliaryTrainingWrapper
-from peft.utils.quantization_utils import get_quantization_kwargs
 from torch import nn
 
 from ..errors import TapertuneError
@@ -28,6 +27,8 @@ from .fast_path import leave_fast_path, rejoin_fast_path
 from .layer import ChainLayer, adaptable, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS
+from .older_peft import get_quantization_kwargs
+from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
 from .shared_input import link
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
@@ -66,6 +67,10 @@ class ChainTuner(BaseTuner):
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)
         rename_modules(peft_config, list(modules))
+        bases = {name: _base(module) for name, module in modules.items()}
+        check_memory(peft_config, bases)
+        if remark := width_remark(peft_config, bases):
+            log.warning(remark)
         self._share(peft_config, modules.values())
 
     def _share(self, peft_config: Any, modules: Iterable[nn.Module]) -> None:
@@ -126,13 +131,7 @@ class ChainTuner(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: Any, adapter_name: str, *args: Any, **kwargs: Any
     ) -> Any:
-        # the config is saved after the weights: it tells a later load which ranks pruning has left
-        full = getattr(config, config.row.rank)
-        layers = [m for m in model.modules() if isinstance(m, ChainLayer) and adapter_name in m.chains]
-        ranks = {layer.module_path: layer.rank(adapter_name) for layer in layers}
-        config.ranks = {module: rank for module, rank in ranks.items() if rank != full}
-        # and, where it says something of modules, which is which if loading renames them
-        config.adapted_modules = list(ranks) if config.ranks or config.frozen else []
+        note_ranks(model, adapter_name)
         return super()._get_adapter_state_dict(model, config, adapter_name, *args, **kwargs)
 
     def _is_default(self, targets: Any, model: nn.Module) -> bool:
@@ -178,6 +177,19 @@ def tuner_class(name: str) -> type[ChainTuner]:
     cls = cast("type[ChainTuner]", type(f"{row.title}Model", (ChainTuner,), values))
     setattr(sys.modules[__name__], cls.__name__, cls)  # where pickle looks for it
     return cls
+
+
+def note_ranks(model: Any, adapter_name: str) -> None:
+    """Writes into an adapter's config, which is saved after the weights, what a later load has to know: which ranks
+    pruning has left and, where it says something of modules, which is which if loading renames them."""
+    config = getattr(model, "_orig_mod", model).peft_config[adapter_name]
+    if not isinstance(config, ChainConfig):
+        return
+    full = getattr(config, config.row.rank)
+    layers = [m for m in model.modules() if isinstance(m, ChainLayer) and adapter_name in m.chains]
+    ranks = {layer.module_path: layer.rank(adapter_name) for layer in layers}
+    config.ranks = {module: rank for module, rank in ranks.items() if rank != full}
+    config.adapted_modules = list(ranks) if config.ranks or config.frozen else []
 
 
 def _base(module: nn.Module) -> nn.Module:

@@ -55,5 +55,5 @@ def _changed(what: str) -> ImportError:
 
     return ImportError(
         f"tapertune cannot register its methods with peft {peft.__version__}: {what}. "
-        "Versions from 0.21 are known to work"
+        "Versions from 0.18 are known to work"
     )

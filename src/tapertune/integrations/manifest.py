@@ -134,6 +134,21 @@ def whole_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return None if path is None else str(path)
 
 
+def drop_older(checkpoint: Path, limit: int | None, best: str | None = None) -> None:
+    """Deletes what a stopped run was about to delete when it had written a checkpoint: older ones that are too many.
+
+    Args:
+        checkpoint: that the run goes on from.
+        limit: how many may stay; None or less than 1: all.
+        best: one that stays whatever its age.
+    """
+    folders = checkpoints(checkpoint.parent)
+    older = folders[: folders.index(checkpoint)] if checkpoint in folders else []
+    for path in older[: max(0, len(older) + 1 - limit)] if limit is not None and limit > 0 else ():
+        if best is None or not Path(best).exists() or not path.samefile(best):
+            shutil.rmtree(path)
+
+
 @contextmanager
 def new_checkpoint(output_dir: str | os.PathLike[str], step: int) -> Iterator[Path]:
     """A checkpoint of a training loop of one's own, which counts when all of it is written, and not before.

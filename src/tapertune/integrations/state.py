@@ -5,66 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..adapt import Controller
-from ..errors import TapertuneError, shown
+from ..errors import TapertuneError
 from ..files import parse_json, whole_file
 from .manifest import find_fault
+from .state_fields import check_fields
 
 STATE_FILE = "tapertune_state.safetensors"
-
-
-_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-
-
-class _Part(BaseModel):
-    """Fields of a state by their types. Others are let through: of what ``save_state`` is given, and of later versions."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-
-class _Runner(_Part):
-    watched: list[str]
-    names: list[str]
-    frozen: dict[str, _Count]
-    total: _Count
-    compacted: bool
-    ranks: dict[str, _Count]
-    sizes: dict[str, _Count] = {}
-    removed: bool = False
-    looked: int = 0
-
-
-class _Trainer(_Part):
-    losses: list[float | str] = Field(min_length=1)
-    logged: _Count
-    total: float | str
-    epoch_ended: bool
-    grad_norm: float | str | None
-    learning_rate: float | None
-
-
-class _State(_Part):
-    version: _Count
-    method: str
-    plan: dict[str, Any] | list[dict[str, Any]] | None
-    total_steps: _Count
-    step: _Count
-    runners: list[_Runner]
-    trainable_start: _Count
-    trainable_sum: _Count
-    events: _Count | None
-    started: list[str] = []
-    has_gradients: bool = True
-    finite: tuple[_Count, _Count] = (0, 0)
-    optimizer: list[list[str | None]] | None = None
-    run: dict[str, Any] = {}
-    trainer: _Trainer | None = None
 
 
 def save_state(controller: Controller, folder: str | os.PathLike[str], **others: Any) -> Path:
@@ -99,13 +51,7 @@ def read_state(folder: str | os.PathLike[str]) -> dict:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
         raise TapertuneError(f"{path} is not a whole state file ({error})") from error
-    try:
-        _State.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]"))
-        what = f"{field} is {shown(first['input'])}: {first['msg']}" if field else first["msg"]
-        raise TapertuneError(f"{path} is not a whole state file ({what})") from error
+    check_fields(values, str(path))
     return {"tensors": tensors, "json": values}
 
 

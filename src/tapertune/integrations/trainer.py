@@ -21,7 +21,7 @@ from ..host import find_config, suggest_learning_rate
 from ..methods.rates import SuggestedRate
 from .continuation import Continuation, trainer_of
 from .loop import attach_to, build_controller
-from .manifest import find_fault, write_manifest
+from .manifest import drop_older, find_fault, write_manifest
 from .same_run import check_facts, facts
 from .state import STATE_FILE, read_state, save_state
 from .tracked import Tracked
@@ -95,7 +95,8 @@ class TapertuneCallback(TrainerCallback):
             max_skipped_steps=self.max_skipped_steps,
         )
         trainer = trainer_of(state)
-        find_wrappers(self.controller, (None if trainer is None else trainer.model_wrapped) or kwargs["model"])
+        wrapped: Any = kwargs["model"] if trainer is None else trainer.model_wrapped
+        find_wrappers(self.controller, wrapped)
         inside = {id(handle.parameter) for handle in self.controller.handles.values()}
         self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:
@@ -103,6 +104,8 @@ class TapertuneCallback(TrainerCallback):
                 _log.warning(note)
             self.controller.load_state_dict(saved)
             self.controller.saved_in = str(folder)
+        if folder is not None and args.should_save and folder.parent == Path(args.output_dir or "."):
+            drop_older(folder, args.save_total_limit, state.best_model_checkpoint)
         attach_to(self.controller, kwargs["optimizer"])
         self._watch.name, self._watch.rule = self.controller.method, self._rule(args, state, kwargs["model"])
         self._watch.on_train_begin(args, state, control, **kwargs)

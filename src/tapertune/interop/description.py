@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import Field
 
@@ -25,8 +25,8 @@ _FIELDS: dict[str, Any] = {
     "peft_type": str,
     "base_model_name_or_path": str | None,
     "task_type": str | None,
-    "r": _Rank | list[_Rank] | None,
-    "lora_alpha": _Scale | None,
+    "r": Union[_Rank, None],  # noqa: UP007 (of what is annotated)
+    "lora_alpha": Union[_Scale, None],  # noqa: UP007
     "use_rslora": bool | None,
     "target_modules": _Modules,
     "modules_to_save": list[str] | None,
@@ -94,8 +94,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if "peft_type" not in config:
         raise TapertuneError(f"{folder / CONFIG} names no peft_type: not an adapter's config")
     for name, hint in _FIELDS.items():
+        several = name == "r" and config["peft_type"] == "MLORA"
         if name in config:
-            check_type(folder / CONFIG, name, config[name], hint)
+            check_type(folder / CONFIG, name, config[name], list[_Rank] if several else hint)
     version = config.get("schema_version", SCHEMA_VERSION)
     if str(config["peft_type"]).startswith(OURS) and (not isinstance(version, int) or version > SCHEMA_VERSION):
         reads = f"this tapertune reads up to {SCHEMA_VERSION}"

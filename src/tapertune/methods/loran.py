@@ -69,7 +69,9 @@ class LoranSettings(LowRankSettings):
     activation: str = setting("sinter", "the map: " + ", ".join(sorted(ACTIVATIONS)), one_of(sorted(ACTIVATIONS)))
     amplitude: float = setting(5e-5, "A of Sinter", finite)
     omega: float = setting(1e4, "omega of Sinter; omega times x is evaluated in float32 or wider", finite)
-    p_sizes: tuple[int, ...] | list[int] = setting((), "inner widths before each further matrix P; none for no P", _widths)
+    p_sizes: tuple[int, ...] | list[int] = setting(
+        (), "inner widths before each further matrix P; none for no P", _widths
+    )
     offsets: bool = setting(False, "add a trained row after each map", flag)
     center: bool = setting(True, "use f(x) - f(0), so that the start is the base model", flag)
 

@@ -25,8 +25,8 @@ from .curves import (
     head_parameters,
     main_metric,
 )
-from .heatmap import Factor, Heatmap, build_heatmap
 from .faults import known_events, without_faults
+from .heatmap import Factor, Heatmap, build_heatmap
 from .plans import PlanData, may_freeze, read_plans
 from .ranks import Ranks, build_ranks
 
@@ -101,8 +101,9 @@ class RunData:
     def _damage(self) -> str | None:
         if not self.faults:
             return None
+        named = "; ".join(self.faults[:_NAMED])
         more = f"; and {len(self.faults) - _NAMED} more" if len(self.faults) > _NAMED else ""
-        return f"Not all of its files could be used, and what is shown may lack a part: {'; '.join(self.faults[:_NAMED])}{more}."
+        return f"Not all of its files could be used, and what is shown may lack a part: {named}{more}."
 
     @property
     def _ending(self) -> str | None:

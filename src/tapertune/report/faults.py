@@ -37,8 +37,8 @@ def without_faults(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
 
 
 def known_events(events: Sequence[Event]) -> tuple[list[Event], list[str]]:
-    """The events that can be drawn, and what is wrong with the others: factors and modules that the ``start`` event does
-    not list, counts that are missing."""
+    """The events that can be drawn, and what is wrong with the others: factors and modules that the ``start`` event
+    does not list, counts that are missing."""
     factors = [item for event in events if event["type"] == "start" for item in event.get("factors") or []]
     names, modules = {item["name"] for item in factors}, {item["module"] for item in factors}
     kept: list[Event] = []

@@ -6,12 +6,15 @@ import dataclasses
 import functools
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import TapertuneError, bad_value, nearest
+from ..errors import TapertuneError, bad_value
+from ..methods.rates import check_rate
 from ..redaction import HIDDEN, is_secret
+from ..synonyms import nearest, nearest_setting
 
 AUTO = "auto"
 """The learning rate that the method's rule gives."""
@@ -23,6 +26,7 @@ _LEAST = {
     "eval_accumulation_steps": 1, "data_seed": 0,
 }  # fmt: skip
 _BELOW = {"adam_beta1": 1, "adam_beta2": 1, "label_smoothing_factor": 1}
+_ENDLESS = ("max_grad_norm",)  # infinite: no gradient is cut
 _LARGEST = 1 << 63
 _OURS = {
     "output_dir": "output_dir",
@@ -50,27 +54,42 @@ def training_defaults() -> dict[str, Any]:
     }
 
 
-def check_training(training: dict[str, Any]) -> dict[str, Any]:
+def training_names() -> list[str]:
+    """The fields of TrainingArguments that a run may set."""
+    from transformers import TrainingArguments
+
+    return [field.name for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in _OURS]
+
+
+def check_training(training: dict[str, Any], settings: Callable[[], list[str]] | None = None) -> dict[str, Any]:
     """The block again, checked.
+
+    Args:
+        training: the block.
+        settings: gives all that a run has, by dotted names, for the hint at an unknown one; None: those of the block.
 
     Raises:
         TapertuneError: a name is no field of TrainingArguments, or its value is of another type or too small.
     """
     checks = _checks()
-    names = list(checks)
+    names = training_names()
     for key, value in training.items():
         if key in _OURS:
             raise TapertuneError(f"training.{key} is set elsewhere ({_OURS[key]})")
         if key not in names:
-            guess = nearest(key, names)
-            hint = f"did you mean {f'training.{guess}'!r}? " if guess else ""
+            known = [f"training.{name}" for name in names] if settings is None else settings()
+            guess = nearest_setting(f"training.{key}", known)
+            hint = f"did you mean {guess!r}? " if guess else ""
             raise TapertuneError(
                 f"unknown setting {f'training.{key}'!r}: {hint}Allowed: the fields of transformers.TrainingArguments"
+                f" but {', '.join(_OURS)}"
             )
         if key == "learning_rate":
             _check_learning_rate(value)
             continue
         hint, adapter = checks[key]
+        if key in _ENDLESS and value == math.inf:
+            continue
         try:
             adapter.validate_python(value, strict=True)
         except (ValidationError, RecursionError) as error:
@@ -111,8 +130,7 @@ def _check_learning_rate(value: Any) -> None:
         raise bad_value("training.learning_rate", value, f"{allowed}: did you mean {AUTO!r}?")
     if value == AUTO:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < min(math.inf, _LARGEST):
-        raise bad_value("training.learning_rate", value, allowed)
+    check_rate("training.learning_rate", value, f", or {AUTO}")
 
 
 def _wanted(hint: Any) -> str:

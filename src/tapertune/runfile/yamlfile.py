@@ -1,8 +1,8 @@
 """YAML as run files are read: a duplicate key is an error, ``1e-3`` is a number and ``no`` is text, as in YAML 1.2.
 
 PyYAML alone reads the last two as YAML 1.1 does, as text and as false: ``eval_strategy: no`` would not work. Dates and
-``12:30`` are text too. A file may repeat itself by anchors (``&a``, ``*a``), within bounds: a few hundred bytes can stand
-for more than any memory holds.
+``12:30`` are text too. A file may repeat itself by anchors (``&a``, ``*a``), within bounds: a few hundred bytes can
+stand for more than any memory holds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class _Loader(yaml.SafeLoader):
         except ValueError as error:
             raise TapertuneError(f"line {node.start_mark.line + 1}: {shown(node.value)} is no number") from error
         where = f"line {node.start_mark.line + 1}: the number {shown(node.value)}"
-        if (whole and not -(1 << _BITS - 1) <= number < 1 << _BITS) or (math.isinf(number) and "inf" not in node.value.lower()):
+        if (whole and not -(1 << _BITS - 1) <= number < 1 << _BITS) or (
+            math.isinf(number) and "inf" not in node.value.lower()
+        ):
             raise TapertuneError(f"{where} is too large: whole numbers have {_BITS} bits, others are below 1.8e308")
         if math.isnan(number):
             raise TapertuneError(f"{where} is none, and no setting has such a value")
@@ -160,6 +162,8 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
     while queue:
         argument = queue.pop(0)
         if not argument.startswith("--"):
+            if argument[:1] == "-" and argument[1:2].isalpha():
+                raise TapertuneError(f"unknown option {argument!r}: settings are given as -{argument} VALUE")
             rest.append(argument)
             continue
         name, equals, text = argument[2:].partition("=")

@@ -9,7 +9,7 @@ comes with the package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import TypeVar
 from ..errors import TapertuneError, nearest
 from .base import Task
 from .csv_files import CsvFormat
+from .declare import OWN
 from .fields import BadField, UnknownLabel
-from .files import CSV, SUFFIXES, Table, open_table
+from .files import CSV, SUFFIXES, Table
 from .held_out import divide
-from .hub import hub_tables
+from .hub import hub_tables, no_files
 from .kinds import Example, Kind, get_kind
 from .remarks import label_remarks, overlap_remarks
+from .sniff import open_data
 
 SAMPLE = "sample"
 TOLERATED = 0.01  # share of rows that cannot be used beyond which a run stops
@@ -43,12 +45,14 @@ class Split:
         name: of the file or the hub's split.
         skipped: a note on rows that could not be used, or None.
         bad: their number.
+        notes: on how the file is read.
     """
 
     examples: list[Example] = field(repr=False)
     name: str = ""
     skipped: str | None = None
     bad: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -104,7 +108,8 @@ def load(
         kind.check_split(task, split.examples, split.name)
     rows = training if stream else check(task, training, skip_bad_rows)
     known = rows.examples if isinstance(rows, Split) else None
-    notes = label_remarks(task, None if known is None else len(known))
+    notes = list(dict.fromkeys(note for table in (training, *evaluation.values()) for note in table.notes))
+    notes += label_remarks(task, None if known is None else len(known))
     held_out = {name: (split.name, split.examples) for name, split in splits.items()}
     notes += overlap_remarks(training.name, known, held_out)
     return Data(task=task, train=rows, evaluation=splits, notes=notes)
@@ -125,10 +130,10 @@ def training_table(
 
 def _training_file(task: Task, data: str | None, train: str | None, form: CsvFormat, *, stream: bool = False) -> Table:
     if train is not None:
-        return open_table(Path(train), form)
+        return open_data(Path(train), form)
     if data is None:
         return hub_tables(task, ("train",), stream=stream)["train"]
-    return open_table(_required(_data_folder(task, data), _stems(task, "train")), form)
+    return open_data(_required(_data_folder(task, data), _stems(task, "train")), form)
 
 
 def check_files(
@@ -146,7 +151,12 @@ def check_files(
         TapertuneError: a file is missing or cannot be read, or lacks a column.
     """
     if data is None and train is None and validation is None:
+        if task.hub is None and task.name in OWN:
+            raise no_files(task)
         return
+    missing = [name for name in (train, validation) if isinstance(name, str) and not _is_there(Path(name))]
+    if len(missing) > 1:
+        raise TapertuneError(f"no such files: {', '.join(map(repr, missing))}")
     training, evaluation = _tables(task, data, train, validation, form)
     for table in (training, *evaluation.values()):
         check_columns(get_kind(task.kind), task, table)
@@ -180,7 +190,7 @@ def load_evaluation(
     if validation is not None and not isinstance(validation, str):
         tables = {task.evaluation[0]: divide(_training_file(task, data, train, form), validation)[1]}
     elif validation is not None:
-        tables = {task.evaluation[0]: open_table(Path(validation), form)}
+        tables = {task.evaluation[0]: open_data(Path(validation), form)}
     elif data is None:
         tables = hub_tables(task, task.evaluation)
     else:
@@ -209,7 +219,7 @@ def check(task: Task, table: Table, skip_bad_rows: bool = False, *, labelled: bo
     skipped = _skipped(table, bad, len(examples) + len(bad), skip_bad_rows) if bad else None
     if not examples:
         raise TapertuneError(f"{table.name}: no row can be used; {table.where(bad[0][0])}: {bad[0][1]}")
-    return Split(examples=examples, name=table.name, skipped=skipped, bad=len(bad))
+    return Split(examples=examples, name=table.name, skipped=skipped, bad=len(bad), notes=table.notes)
 
 
 def checked_rows(
@@ -283,14 +293,14 @@ def _tables(
         if data is not None:
             raise TapertuneError("task.data and task.train exclude each other: name a folder or two files")
         _check_form(form, [train, validation])
-        return open_table(Path(train), form), {task.evaluation[0]: open_table(Path(validation), form)}
+        return open_data(Path(train), form), {task.evaluation[0]: open_data(Path(validation), form)}
     if data is None:
         _check_form(form, [])
         tables = hub_tables(task, ("train", *task.evaluation), stream=stream)
         return tables.pop("train"), tables
     folder = _data_folder(task, data)
     evaluation = _evaluation_tables(task, folder, form)
-    training = open_table(_required(folder, _stems(task, "train")), form)
+    training = open_data(_required(folder, _stems(task, "train")), form)
     _check_form(form, [training.name, *(table.name for table in evaluation.values())])
     return training, evaluation
 
@@ -308,7 +318,7 @@ def _evaluation_tables(task: Task, folder: Path, form: CsvFormat) -> dict[str, T
     if not found:
         main = task.evaluation[0]
         found = [(main, _required(folder, (*_stems(task, main), *(s for s in ("validation", "heldout") if s != main))))]
-    return {name: open_table(file, form) for name, file in found}
+    return {name: open_data(file, form) for name, file in found}
 
 
 def _data_folder(task: Task, data: str) -> Path:
@@ -350,4 +360,11 @@ def _required(folder: Path, stems: tuple[str, ...]) -> Path:
 def _first(table: Table, limit: int | None) -> Table:
     if limit is None:
         return table
-    return Table(name=table.name, unit=table.unit, read=lambda: islice(table.read(), limit))
+    return replace(table, read=lambda: islice(table.read(), limit))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character in it
+        return False

@@ -16,7 +16,7 @@ def text_classification(
     text_pair: str | None = None,
     label: str = "label",
     labels: Sequence[str] = (),
-    metrics: Sequence[str] = ("accuracy", "macro_f1"),
+    metrics: Sequence[str] = ("accuracy",),
 ) -> Task:
     """A class for each text, or each pair of texts.
 

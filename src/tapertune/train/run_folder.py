@@ -88,7 +88,7 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
     if record.learning_rate is None and new.get(_RATE) == AUTO != old.get(_RATE):
         # of an earlier version, whose default was a number: the run goes on at that
         new[_RATE] = settings.training["learning_rate"] = old[_RATE]
-    keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
+    keys = {key for key in {*old, *new} if key not in ("output_dir", "threads") and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
     if record.trained_on is not None and set(changed) <= _SPLIT:
         changed = []  # their product is what counts, and is compared with that

@@ -25,7 +25,7 @@ from ..runfile.record import Parameters, Record, Rows, read_record, write_end, w
 from ..runfile.settings import BASELINES, RunSettings
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
-from . import distributed
+from . import distributed, threads
 from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
@@ -54,7 +54,12 @@ _RESULTS = ("adapter_model.safetensors", "model.safetensors")
 
 
 def run(
-    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    free_threads: bool = False,
 ) -> dict[str, Any]:
     """Trains, evaluates and writes the run folder.
 
@@ -63,6 +68,7 @@ def run(
         resume: go on from the last whole checkpoint in the folder.
         overwrite: replace the run that the folder holds, once this one has a whole checkpoint or is done.
         display: shows progress.
+        free_threads: nobody has set how many threads this process computes with, so that ``threads: auto`` may.
 
     Returns:
         The content of ``run.json``.
@@ -77,7 +83,22 @@ def run(
         raise TapertuneError("--resume and --overwrite exclude each other")
     _look(folder, resume=resume, overwrite=overwrite)
     checkpoint, notes = check_resume(folder, settings) if resume else (None, [])
+    with threads.kept():
+        return _run(settings, folder, checkpoint, notes, resume, overwrite, display, free_threads)
+
+
+def _run(
+    settings: RunSettings,
+    folder: Path,
+    checkpoint: Path | None,
+    notes: list[str],
+    resume: bool,
+    overwrite: bool,
+    display: Display | None,
+    free_threads: bool,
+) -> dict[str, Any]:
     prepared = prepare(settings, _rule_before(folder) if resume else None)
+    notes = notes + threads.choose(prepared, read_record(folder).hardware.threads if resume else None, free_threads)
     record = _first_record(settings, prepared)
     if resume:
         notes += _check_trained_on(folder, record)
