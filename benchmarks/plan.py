@@ -121,7 +121,8 @@ def _run(raw: dict[str, Any]) -> dict[str, Any]:
 def _line(each: dict[str, Any]) -> str:
     said, took = each["predicted"], each["measured"]
     return (
-        f"{each['model']:12} {each['method']:8} memory {said['memory'] / 2**20:6.0f} of {took['memory'] / 2**20:6.0f} MiB "
+        f"{each['model']:12} {each['method']:8} "
+        f"memory {said['memory'] / 2**20:6.0f} of {took['memory'] / 2**20:6.0f} MiB "
         f"({each['memory'] - 1:+.1%})  step {said['time']:.3f} of {took['time']:.3f} s ({each['time'] - 1:+.1%})"
     )
 
