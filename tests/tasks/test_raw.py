@@ -6,11 +6,13 @@ import gzip
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapertune.errors import TapertuneError
-from tapertune.tasks import raw
+from tapertune.tasks import raw, text_classification
+from tapertune.tasks.data import load
 from tapertune.tasks.files import open_table
 
 
@@ -55,3 +57,16 @@ def test_a_line_that_is_no_row_for_its_length(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).write_bytes(content)
         with pytest.raises(TapertuneError, match="longer than 1 MiB"):
             list(open_table(tmp_path / name).read())
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-9], lambda whole: b"x" + whole, lambda whole: whole[:-6] + b"abcdef"]
+)
+def test_a_packed_file_that_is_damaged_is_named_wherever_it_is_read(damage: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(damage(gzip.compress(b"text,label\n" + b"a,no\nb,yes\n" * 20)))
+    for read in (raw.whole, lambda path: list(raw.lines(path)), lambda path: list(raw.text_lines(path, None))):
+        with pytest.raises(TapertuneError, match=r"cannot read .*rows\.csv\.gz"):
+            read(path)
+    with pytest.raises(TapertuneError, match=r"cannot read .*rows\.csv\.gz"):
+        load(text_classification(), train=str(path), validation=str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,7 +116,10 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)
+        try:
+            count = self._file.readinto(buffer)
+        except (OSError, EOFError, zlib.error) as error:  # not packed, cut short, or damaged
+            raise TapertuneError(f"cannot read {str(self._path)!r}: {error}") from error
         self._size += count
         if self._size > _LARGE and self._size > _RATIO * self._packed.tell():
             raise TapertuneError(
