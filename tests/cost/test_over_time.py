@@ -34,10 +34,10 @@ def test_parameters_follow_the_plan(
     assert shape is not None
     found = over_time(shape, 1000, 12 if method == "adalora" else None)
     if plan is not None and plan.get("policy", {}).get("kind") == "bottom_up":
-        assert (found.average, found.end) == (165_888, 165_888)  # from the first step on
+        assert found.end == 165_888 and found.average == pytest.approx(165_888, rel=0.005)  # from the second step on
         return
     assert (found.start, found.end) == (counts[0], counts[2])
-    assert found.average == pytest.approx(counts[1], rel=0.005)
+    assert found.average == pytest.approx(counts[1], rel=0.02)  # it decides at every tenth step
     assert found.curve[0] == (0.0, found.start)
 
 

@@ -15,7 +15,7 @@ from ..adapt.plan import Plan
 from ..adapt.policies import Proximal, RankBudget
 from .shapes import Shape
 
-_SAMPLES = 400
+_SAMPLES = 10_000  # steps that are looked at, about; of longer runs every second one, or fewer
 _STEPS = 1000  # of a run whose length only its data can tell
 
 
@@ -60,21 +60,31 @@ def over_time(shape: Shape, steps: int | None, rank: int | None = None) -> OverT
         rank: of each module at the start, which rank budgets are shares of.
     """
     total = steps or _STEPS
-    falls = [(_fall(plan, rank), most) for plan, (_, most) in zip(shape.plans, shape.stakes, strict=True) if most]
-
-    def gone(step: int) -> float:
-        return sum(most * fall(step, total) for fall, most in falls)
-
-    places = sorted({round(i * (total - 1) / _SAMPLES) for i in range(_SAMPLES + 1)})
-    counts = [shape.start - gone(place) for place in places]
-    whole = gone(total)
+    stakes = [(plan, most) for plan, (_, most) in zip(shape.plans, shape.stakes, strict=True) if most]
+    places = range(0, total, max(1, total // _SAMPLES))
+    gone = [
+        sum(parts) for parts in zip(*(_gone(plan, rank, total, places, most) for plan, most in stakes), strict=True)
+    ]
+    counts = [shape.start - part for part in gone] if stakes else [float(shape.start)]
+    whole = sum(most * _fall(plan, rank)(total, total) for plan, most in stakes)
+    average = sum(counts) / len(counts)
     return OverTime(
         start=shape.start,
-        average=round(sum(counts) / len(counts)),
+        average=round(average),
         end=round(shape.start - whole),
         curve=tuple((i / 4, round(counts[round(i / 4 * (len(counts) - 1))])) for i in range(5)),
-        done=(shape.start - sum(counts) / len(counts)) / whole if whole else 0.0,
+        done=(shape.start - average) / whole if whole else 0.0,
     )
+
+
+def _gone(plan: Plan, rank: int | None, total: int, places: range, most: int) -> list[float]:
+    """What no longer trains at some steps, of so many parameters; it changes after the steps that decide alone."""
+    fall, schedule, gone, now = _fall(plan, rank), plan.schedule, [], 0.0
+    for step in places:
+        gone.append(most * now)
+        if places.step > 1 or schedule.acts(step, total):
+            now = fall(step, total)
+    return gone
 
 
 def _fall(plan: Plan, rank: int | None) -> Callable[[int, int], float]:
@@ -83,7 +93,6 @@ def _fall(plan: Plan, rank: int | None) -> Callable[[int, int], float]:
     if isinstance(policy, Proximal):
         return lambda step, total: 0.0
     if not isinstance(policy, RankBudget):
-        # what is at stake of the lowest layers is what freezes; groups of the policy
         return lambda step, total: 1.0 - schedule.remaining(step, total)
     share = 0.0 if not rank else max(0.0, 1.0 - policy.target / rank)
     if plan.compact == "never":

@@ -39,6 +39,10 @@ _NARROW = 14
 _CALLS = 40  # of torch, that take as long as an adapted layer's own, forward and backward
 _TRAINED = 3e-9  # seconds a trained parameter, for the optimizer, the norm and the scores
 _STEP_CALLS = 800  # of torch, that take as long as what Trainer does around a step
+# On a processor, what a run loads and sets up after it has begun; and what the C library keeps of freed pieces, as a
+# share of a step's tensors, which come in other sizes with each batch. Measured with benchmarks/plan.py.
+_SET_UP = 40 * 2**20
+_KEPT_PIECES = 0.45
 _CUDA_CONTEXT = 500 * 2**20  # what a process holds on a GPU before its first tensor
 
 
@@ -52,6 +56,7 @@ class Memory:
         optimizer: its state.
         scores: running averages of importance.
         step: activations, gradients and what is there for a moment, or an evaluation's where that is more.
+        pieces: freed memory that a processor's C library keeps between them.
         held: of these, what backward needs.
     """
 
@@ -60,11 +65,12 @@ class Memory:
     optimizer: float
     scores: float
     step: float
+    pieces: float
     held: float
 
     @property
     def total(self) -> float:
-        return self.process + self.weights + self.optimizer + self.scores + self.step
+        return self.process + self.weights + self.optimizer + self.scores + self.step + self.pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,12 +345,14 @@ def _memory(settings: RunSettings, shape: Shape, held: StepBytes, device: str, p
         count * 4.0 * (2 + (plan.importance.window is not None))
         for plan, (count, _) in zip(shape.plans, shape.stakes, strict=True)
     )
+    away, step = device == "cuda", max(held.peak, held.forward)
     return Memory(
-        process=_CUDA_CONTEXT if device == "cuda" else process,
+        process=_CUDA_CONTEXT if away else process + (_SET_UP if process else 0),
         weights=_weights(settings, shape),
         optimizer=kept * trained,
         scores=scored,
-        step=max(held.peak, held.forward),
+        step=step,
+        pieces=0.0 if away else _KEPT_PIECES * step,
         held=held.held,
     )
 
