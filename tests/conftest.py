@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "TAPERTUNE_CACHE" not in os.environ:  # what runs keep of this machine is not the user's
+    os.environ["TAPERTUNE_CACHE"] = tempfile.mkdtemp(prefix="tapertune-tests-")  # workers are started with it
+    atexit.register(shutil.rmtree, os.environ["TAPERTUNE_CACHE"], ignore_errors=True)
 
 import pytest
 
@@ -39,6 +46,23 @@ def golden(golden_dir: Path) -> Golden:
         return arrays
 
     return load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Files are not pressed to the disk, which only a power cut would tell; processes that tests start do so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_left_alone() -> Iterator[None]:
+    """Keeps the garbage collector, which Accelerate calls after each training, from going through what libraries and
+    earlier tests have made."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -157,6 +157,7 @@ def test_json_files_are_read_here_alone() -> None:
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             call = ast.unparse(node) if isinstance(node, ast.Call) else ""
-            if call.startswith("json.load(") or (call.startswith("json.loads(") and "read_text" in call):
+            whole = call.startswith(("json.loads(", "parse_json(")) and ("read_text" in call or "content" in call)
+            if call.startswith("json.load(") or whole:
                 readers.add(path.relative_to(SOURCE).as_posix())
     assert readers == {"files.py"}

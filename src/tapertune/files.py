@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,36 +20,72 @@ from typing import Any
 from .errors import TapertuneError
 
 Name = str | os.PathLike[str]
+LARGEST_TEXT = 256 << 20  # bytes; an index of the largest public models has some 10 MB
 
 
-def read_text(path: Name) -> str:
+def read_text(path: Name, largest: int = LARGEST_TEXT) -> str:
     """A UTF-8 file's text.
 
+    Args:
+        path: of the file; a pipe is not waited for, unless the user has named the process's own (``/dev/stdin``).
+        largest: bytes that it may have.
+
     Raises:
-        TapertuneError: it cannot be read, or is not UTF-8.
+        TapertuneError: it cannot be read, is larger, or is not UTF-8.
     """
+    content = read_bytes(path, largest)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TapertuneError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def read_bytes(path: Name, largest: int) -> bytes:
+    """A file's bytes; arguments and errors as those of ``read_text``."""
+    try:
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind) and not str(path).startswith(("/dev/", "/proc/self/fd/")):
+            raise TapertuneError(f"cannot read {str(path)!r}: it is no regular file")
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
     except OSError as error:
         raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise TapertuneError(f"{path}: not UTF-8 text") from error
+    except ValueError as error:
+        if isinstance(error, TapertuneError):
+            raise
+        raise TapertuneError(f"cannot read {str(path)!r}: {error}") from error  # a name with a null character in it
+    if len(content) > largest:
+        raise TapertuneError(f"cannot read {str(path)!r}: it has more than {largest:,} bytes")
+    return content
 
 
 def read_json(path: Name) -> Any:
     """A file's JSON value.
 
     Raises:
-        TapertuneError: the file cannot be read, or is not JSON.
+        TapertuneError: the file cannot be read, or is not JSON that can be used: it is nested deeply, or holds halves
+            of characters.
     """
+    content = read_bytes(path, LARGEST_TEXT)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TapertuneError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        return parse_json(content.decode("utf-8"))
     except RecursionError as error:
         raise TapertuneError(f"{path}: not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:
         raise TapertuneError(f"{path}: not JSON: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    r"""A JSON text's value.
+
+    Raises:
+        ValueError: it is not JSON, or holds half of a character (``\ud800``), which could not be written anywhere.
+        RecursionError: it is nested deeply.
+    """
+    value = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
 def read_json_object(path: Name) -> dict[str, Any]:
@@ -165,6 +202,14 @@ def is_temporary(name: str) -> bool:
     (True, True, False)
     """
     return name.endswith(".tmp") or re.match(r"\.[0-9a-f]{16}\.tmp", name) is not None
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Deletes files in a folder that ``whole_file`` left there when its process was killed. Nobody may write there."""
+    for path in folder.iterdir():
+        if is_temporary(path.name) and path.is_file():
+            with suppress(OSError):  # they only take room
+                path.unlink()
 
 
 def usual_permissions(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from adalora_defects import workers
 from adalora_defects.side import QUIET, SHOW_PEFT, Follower, adamw, make, ranks, train
-from torch import multiprocessing
+from processes import together
 from versions import shards
 
 pytestmark = QUIET
@@ -16,7 +16,7 @@ pytestmark = QUIET
 
 def spawned(worker: Any, folder: Path, size: int) -> list[dict[str, Any]]:
     """What each process saved."""
-    multiprocessing.spawn(worker, args=(str(folder), size), nprocs=size)
+    together(worker, (str(folder), size), size)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adalora_defects.side import Follower, adamw, make, ranks, train
+from adalora_defects.side import SHOW_PEFT, Follower, adamw, make, ranks
 from processes import leave, nodes_everywhere
 from tiny import batch, checkpoint
 from torch import distributed
@@ -45,6 +45,7 @@ def checkpointed_ddp(rank: int, folder: str, size: int) -> None:
 
 def fsdp2(rank: int, folder: str, size: int) -> None:
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.debug import CommDebugMode
 
     _start(rank, folder, size)
     model = make(**SMALL)
@@ -52,7 +53,17 @@ def fsdp2(rank: int, folder: str, size: int) -> None:
         fully_shard(layer)
     fully_shard(model)
     optimizer = adamw(model)
-    train(model, optimizer, Follower(model, optimizer, SMALL["total"]), range(SMALL["total"]))
+    follower = Follower(model, optimizer, SMALL["total"])
+    messages = []
+    for t in range(SMALL["total"]):
+        optimizer.zero_grad()
+        model(**batch(seed=t)).loss.backward()
+        with CommDebugMode() as seen:
+            optimizer.step()
+        messages.append(seen.get_total_counts())
+        follower.after(t)
+    # one for the penalty, one for the scores, one that says whether gradients are finite, one for a decision's gates
+    assert SHOW_PEFT or (max(messages) == 4 and min(messages) == 3), messages
     full = {n: p.full_tensor().detach() for n, p in model.named_parameters() if p.requires_grad}
     kept = [int(v.count_nonzero()) for n, v in full.items() if "lora_E" in n]
     _save(folder, rank, kept, full)

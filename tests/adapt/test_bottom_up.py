@@ -12,9 +12,9 @@ import torch
 from ddp_worker import worker
 from merging import asked, made
 from peft import PeftModel, get_peft_model
+from processes import together
 from tiny import Rows, batch, checkpoint, mlp
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tapertune
@@ -475,7 +475,7 @@ def test_checkpointing_without_reentry_stops_as_well() -> None:
 
 def test_under_ddp_nothing_is_folded(tmp_path: Path) -> None:
     """The reducer goes on with the parameters that it was built with; frozen ones do not move."""
-    spawn(worker, args=(str(tmp_path), {"policy": {"kind": "bottom_up"}}), nprocs=2)
+    together(worker, (str(tmp_path), {"policy": {"kind": "bottom_up"}}))
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert {name.split(".")[3] for name in one["frozen"]} == {"0"}
     assert one["frozen"] == two["frozen"]

@@ -35,7 +35,7 @@ def test_every_methods_plan(method: str, values: dict[str, Any]) -> None:
 
 def numbers(low: float, high: float = math.inf) -> st.SearchStrategy[Any]:
     top = None if math.isinf(high) else high
-    whole = st.integers(math.ceil(low), None if top is None else int(top))
+    whole = st.integers(math.ceil(low), (1 << 63) - 1 if top is None else int(top))
     return whole | st.floats(low, top, allow_nan=False, allow_infinity=False)
 
 

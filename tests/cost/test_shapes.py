@@ -17,6 +17,8 @@ SIZES = {
     ("facebook/bart-large", "seq2seq"): 406_291_456,
     ("yahma/llama-7b-hf", "causal_lm"): 6_738_415_616,
     ("meta-llama/Llama-2-7b-hf", "causal_lm"): 6_738_415_616,
+    ("meta-llama/Llama-3.1-8B", "causal_lm"): 8_030_261_248,
+    ("Qwen/Qwen3-0.6B", "causal_lm"): 596_049_920,
     ("minilm", "classification"): 22_713_986,
     ("smollm2", "causal_lm"): 134_515_008,
 }

@@ -118,7 +118,7 @@ def test_other_data_and_another_base_are_named(tmp_path: Path) -> None:
     other = trainer(tmp_path)
     with torch.no_grad():
         next(p for p in other.model.parameters() if not p.requires_grad).add_(1)
-    with pytest.raises(tapertune.TapertuneError, match="the base model's weights are others than then"):
+    with pytest.raises(tapertune.TapertuneError, match="the base model's weights are others than when the run began"):
         other.train(resume_from_checkpoint=True)
     other = trainer(tmp_path)
     other.train_dataset = [*other.train_dataset, other.train_dataset[0]]  # type: ignore[assignment,misc,index]
@@ -146,3 +146,77 @@ def test_what_trainer_would_do_without_is_missed(tmp_path: Path, name: str) -> N
     with pytest.raises(tapertune.TapertuneError, match=f"checkpoint-4': {name} is missing; .*whole_checkpoint"):
         trainer(tmp_path).train(resume_from_checkpoint=True)
     assert whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def stopped(folder: Path, rows: Any) -> None:
+    cut = trainer(folder)
+    cut.train_dataset = rows
+    cut.add_callback(Stop(3, "on_step_end"))
+    with pytest.raises(RuntimeError, match="stopped"):
+        cut.train()
+
+
+def listed(rows: Any) -> list[dict[str, torch.Tensor]]:
+    return [dict(rows[number]) for number in range(len(rows))]
+
+
+def table(rows: Any) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_list([{key: value.tolist() for key, value in row.items()} for row in rows])
+
+
+class Drawing(torch.utils.data.Dataset):
+    """Rows that are other ones at each look."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return Rows(64)[int(torch.randint(64, ()))]
+
+
+@pytest.mark.parametrize("form", [listed, table])
+def test_one_changed_row_is_named(tmp_path: Path, form: Any) -> None:
+    rows = listed(Rows())
+    stopped(tmp_path, form(rows))
+    rows[17]["input_ids"] = rows[17]["input_ids"] + 1
+    other = trainer(tmp_path)
+    other.train_dataset = form(rows)
+    with pytest.raises(tapertune.TapertuneError, match="the training rows are others than when the run began"):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_another_order_of_a_data_set_of_ones_own_is_named(tmp_path: Path) -> None:
+    stopped(tmp_path, Rows())
+    other = trainer(tmp_path)
+    assert other.train_dataset is not None
+    other.train_dataset.rows.reverse()  # type: ignore[union-attr]
+    with pytest.raises(tapertune.TapertuneError, match="the training rows are others"):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_rows_that_change_from_look_to_look_are_no_other_run(tmp_path: Path) -> None:
+    stopped(tmp_path, Drawing())
+    again = trainer(tmp_path)
+    again.train_dataset = Drawing()
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 8
+
+
+def test_looking_at_rows_draws_nothing() -> None:
+    from tapertune.integrations.digests import data_digest
+
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    assert data_digest(Drawing()) is None and data_digest(Rows()) is not None
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_another_dropout_of_the_base_model_is_named(tmp_path: Path) -> None:
+    stopped(tmp_path, Rows())
+    other = trainer(tmp_path)
+    other.model.config.hidden_dropout_prob = 0.3
+    with pytest.raises(tapertune.TapertuneError, match=r"had config.hidden_dropout_prob 0\.0, this one has 0\.3"):
+        other.train(resume_from_checkpoint=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from ddp_worker import worker
-from torch import multiprocessing
+from processes import together
 
 
 def test_freezing_under_ddp(tmp_path: Path) -> None:
-    multiprocessing.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    together(worker, (str(tmp_path),))
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert one["frozen"] == two["frozen"]
     for name, value in one["weights"].items():

@@ -17,7 +17,7 @@ import tapertune
 from tapertune.adapt import Controller, optimizer_bytes
 from tapertune.events import EventLog, read_events
 from tapertune.host import adapter_parameters
-from tapertune.integrations import read_state, restore, save_state
+from tapertune.integrations import new_checkpoint, read_state, restore, save_state
 from tapertune.kernels.update_flops import flops_per_token
 
 TOTAL = 24
@@ -344,3 +344,16 @@ def test_accelerate_with_accumulation(tmp_path: Path) -> None:
             optimizer.zero_grad()
     assert controller.step == 4
     assert controller.frozen
+
+
+def test_a_checkpoint_that_has_been_damaged_is_not_restored(tmp_path: Path) -> None:
+    model, optimizer = start()
+    controller = tapertune.attach(model, optimizer, total_steps=TOTAL)
+    train(model, optimizer, range(2))
+    with new_checkpoint(tmp_path, 2) as folder:
+        save_state(controller, folder)
+        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    restore(controller, folder)
+    (folder / "optimizer.pt").unlink()
+    with pytest.raises(tapertune.TapertuneError, match=r"cannot go on from .*checkpoint-2': optimizer\.pt is missing"):
+        restore(controller, folder)

@@ -76,3 +76,52 @@ def test_overrides_make_blocks_and_change_no_input() -> None:
     assert raw == {"method": "lora", "task": {"name": "rte"}, "head": None}
     with pytest.raises(TapertuneError, match=r"--seed.x: seed is 1, which has no settings inside"):
         apply_overrides({"seed": 1}, {"seed.x": 2})
+
+
+def bomb(levels: int = 9) -> str:
+    """A few hundred bytes of anchors that stand for 9 ** levels values."""
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    for earlier, later in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{later}: &{later} [{','.join(['*' + earlier] * 9)}]")
+    return "\n".join(lines[:levels])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb(), "more than 100,000 values"),
+        ("a: &a {b: *a}", "more than 100,000 values"),
+        ("a: &a [*a]", "more than 100,000 values"),
+        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 levels deep"),
+        ("a: " + "[" * 5000, "nested more than 50 levels deep"),
+        ("a: " + "9" * 5000, r"the number '9+\.\.\. is too large"),
+        ("a: -9223372036854775809", "is too large"),
+        ("a: 1e400", "the number '1e400' is too large"),
+        ("a: .nan", "the number '.nan' is none"),
+        ("a: 0x_", "is no number"),
+        ('a: "\\ud800"', "half of a character"),
+        ("a: \x01", "not YAML: unacceptable character"),
+        ("a: !!timestamp 2001-99-99", "not YAML"),
+        ("a: !!int x", "no number"),
+    ],
+)
+def test_files_that_are_made_to_break_a_reader(text: str, message: str) -> None:
+    with pytest.raises(TapertuneError, match=message) as caught:
+        parse(text, "run.yaml")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_what_yaml_1_1_reads_into_too_much_is_text() -> None:
+    text = "{a: 2001-01-01, b: 12:30, c: 1:30:00, d: .inf, e: 0o17, f: 0x1F, g: 1_000, h: -1.5, i: 1.}"
+    assert parse(text, "here") == {
+        "a": "2001-01-01", "b": "12:30", "c": "1:30:00", "d": float("inf"), "e": 15, "f": 31, "g": 1000, "h": -1.5,
+        "i": 1.0,
+    }  # fmt: skip
+    assert parse("a: &x [1, 2]\nb: *x\nc: *x", "here") == {"a": [1, 2], "b": [1, 2], "c": [1, 2]}
+    assert len(parse(bomb(4), "here")["d"]) == 9
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("# " + "x" * (4 << 20))
+    with pytest.raises(TapertuneError, match="more than 4,194,304 bytes"):
+        read(tmp_path / "run.yaml")

@@ -19,6 +19,13 @@ def test_proportions_in_closed_form() -> None:
     assert METRICS["mcc"](PREDICTIONS, LABELS) == pytest.approx((3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6))
 
 
+def test_means_over_classes_in_closed_form() -> None:
+    one, zero = 2 * 3 / (2 * 3 + 1 + 2), 2 * 4 / (2 * 4 + 2 + 1)
+    assert METRICS["macro_f1"](PREDICTIONS, LABELS) == pytest.approx((one + zero) / 2)
+    assert METRICS["weighted_f1"](PREDICTIONS[:6], LABELS[:6]) == pytest.approx(5 / 6 * (6 / 9) + 0)
+    assert METRICS["balanced_accuracy"](PREDICTIONS, LABELS) == pytest.approx((3 / 5 + 4 / 5) / 2)
+
+
 def test_correlations_in_closed_form() -> None:
     x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 10.0])
     dx, dy = x - x.mean(), y - y.mean()

@@ -51,6 +51,9 @@ def test_rows_that_are_trained_on_and_evaluated_on(tmp_path: Path) -> None:
     [note] = notes(tmp_path, rows(["a", "b"] * 5), rows(["a", "b"] * 3) + rows(["a", "b"], 100))
     assert "validation: 6 of 8 rows of " in note
     assert notes(tmp_path, rows(["a", "b"] * 5), rows(["a", "b"]) + rows(["a", "b"], 100)) == []
+    (tmp_path / "copy.jsonl").write_bytes((tmp_path / "train.jsonl").read_bytes())
+    copy = load(text_classification(), train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "copy.jsonl"))
+    assert copy.notes[0].startswith("validation is the same as the training file (")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "train.jsonl")
     data = load(text_classification(), train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "link.jsonl"))
     assert data.notes[0].startswith("validation is the training file itself (")

@@ -1,90 +1,63 @@
-"""``kill -9`` at file operations of a run, several times in one run: it ends as one that nobody killed, bit for bit."""
+"""``kill -9`` at random moments and at every operation on files of a save, several times in one run: it ends as one
+that nobody killed, bit for bit. Every row of METHODS, under Trainer, by the command and in a plain loop."""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
-import sys
-import warnings
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from train.tiny_run import raw_settings
+from entrances import ENTRANCES, USUAL, differences, result
+from kills import attempt, kill_often, points, templates_kept
+from train.tiny_run import write_data, write_model
 
 from tapertune.events import read_events
 from tapertune.methods import METHODS
-from tapertune.runfile.record import FILE
-from tapertune.runfile.settings import check_settings
-from tapertune.train.runner import run
 
-WRITES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate")
-SAME = ("adapter_model.safetensors", "adapter_config.json", "events.jsonl", "task.json")
+DECIDING = {"aflora": "freeze", "adalora": "prune", "lora2": "prune"}
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
-def settings(root: Path, method: str, name: str) -> Any:
-    raw = raw_settings(
-        root, method, output_dir=str(root / name), training__max_steps=12, training__save_steps=1,
-        training__logging_steps=5, training__save_total_limit=1, training__eval_strategy="epoch",
-    )  # fmt: skip
-    raw.pop("plan", None)
-    if method == "aflora":
-        raw["plan"] = {"schedule": {"kind": "cubic", "warmup": 1, "cooldown": 3, "every": 2}}
-    return check_settings(raw)
+@pytest.fixture(scope="module", autouse=True)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a model of one layer and data; what copies of this process are to run has run once, so that all is
+    imported."""
+    top = tmp_path_factory.mktemp("small")
+    write_model(top / "model", width=8, layers=1)
+    write_data(top / "data", rows=16)
+    with templates_kept():
+        for begin in ENTRANCES.values():
+            begin("lora", top / "run", USUAL)()
+            shutil.rmtree(top / "run")
+        yield top
 
 
-def killed_at(count: int, run_settings: Any) -> int:
-    """Runs in a child that is killed at an operation on a file of the run's folder; the child's status."""
-    folder = Path(run_settings.output_dir)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, of which here are none that hold
-        child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    left = [count]
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in WRITES or not str(arguments[0]).startswith(f"{folder}{os.sep}"):
-            return
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    code = 1
-    try:
-        sys.addaudithook(watch)
-        run(run_settings, resume=(folder / FILE).exists())
-        code = 0
-    finally:
-        os._exit(code)
+def killed(root: Path, method: str, entrance: str, kills: int, seed: int) -> None:
+    folder = root / "run"
+    body = ENTRANCES[entrance](method, folder, USUAL)
+    whole = attempt(body, folder)
+    assert whole.code == 0, whole.output
+    expected = result(folder)
+    types = [event["type"] for event in read_events(folder / "events.jsonl")]
+    assert types.count("start") == types.count("end") == 1 and types.count(DECIDING.get(method, "start")) >= 1
+    shutil.rmtree(folder)
+    ends = 0
+    for end in kill_often(body, folder, points(seed, whole), kills):
+        assert list(differences(expected, result(end))) == []
+        ends += 1
+    assert ends
 
 
-def kill_often(root: Path, method: str, kills: int, seed: int) -> None:
-    run(settings(root, method, "whole"))
-    draw, hits, cut = random.Random(seed), 0, settings(root, method, "cut")
-    while hits < kills:
-        status = killed_at(draw.randrange(1, 120), cut)
-        if status == 0:
-            break
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        hits += 1
-    else:
-        run(cut, resume=(Path(cut.output_dir) / FILE).exists())
-    for name in SAME:
-        assert (root / "cut" / name).read_bytes() == (root / "whole" / name).read_bytes(), name
-    assert [event["type"] for event in read_events(root / "cut" / "events.jsonl")].count("start") == 1
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.parametrize("method", METHODS)
-def test_three_kills_change_nothing(root: Path, method: str) -> None:
-    kill_often(root, method, kills=3, seed=len(method))
+def test_three_kills_change_nothing(small: Path, method: str, entrance: str) -> None:
+    killed(small, method, entrance, kills=3, seed=len(method))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("seed", range(14))
+@pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.parametrize("method", METHODS)
-def test_many_kills_change_nothing(root: Path, method: str, seed: int) -> None:
-    kill_often(root, method, kills=3, seed=seed)
+def test_many_kills_change_nothing(small: Path, method: str, entrance: str) -> None:
+    killed(small, method, entrance, kills=40, seed=1)

@@ -10,7 +10,7 @@ from typing import Any
 WORDS = ("good", "bad", "tea", "rain", "the", "a", "very", "not", "warm", "cold")
 
 
-def write_model(folder: Path, width: int = 16) -> Path:
+def write_model(folder: Path, width: int = 16, layers: int = 2) -> Path:
     """A BERT body with random weights (no pooler, no classifier) and a tokenizer of whole words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -29,7 +29,7 @@ def write_model(folder: Path, width: int = 16) -> Path:
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=width,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=2 * width,
         max_position_embeddings=32,
@@ -38,10 +38,10 @@ def write_model(folder: Path, width: int = 16) -> Path:
     return folder
 
 
-def write_data(folder: Path, rows: int = 40) -> Path:
+def write_data(folder: Path, rows: int = 40, seed: int = 0) -> Path:
     """Sentences of six words; class 1 holds ``good``."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(0)
+    draw = random.Random(seed)
     for name in ("train", "validation"):
         lines = []
         for _ in range(rows):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from .optimizers import forget, members
 from .parameter import Handle
-from .sharding import is_sharded, like, whole
+from .sharding import gather, is_sharded, put
 
 
 def freeze(handles: Iterable[Handle], optimizer: Any | None, *, keep_requires_grad: bool = False) -> None:
@@ -21,7 +21,8 @@ def freeze(handles: Iterable[Handle], optimizer: Any | None, *, keep_requires_gr
         handles: of the factors.
         optimizer: whose state for them is dropped, and that of others that step on them.
         keep_requires_grad: leaves the flag on. Needed under ``DistributedDataParallel``, whose reducer expects the
-            parameters that it was built with; the controller then drops their gradients before each step instead.
+            parameters that it was built with: until it is built anew, the controller drops their gradients before each
+            step instead.
     """
     parameters = []
     for handle in handles:
@@ -61,7 +62,7 @@ def shrink(gates: Sequence[nn.Parameter], threshold: float, form: str) -> None:
 
 def _read(gates: Sequence[nn.Parameter]) -> Tensor:
     """All gates in one new tensor."""
-    return torch.cat([whole(gate).to(gates[0].device) for gate in gates])
+    return torch.cat([gate.to(gates[0].device) for gate in gather(gates)])
 
 
 def _write(gates: Sequence[nn.Parameter], flat: Tensor) -> None:
@@ -70,7 +71,7 @@ def _write(gates: Sequence[nn.Parameter], flat: Tensor) -> None:
         cast(Any, torch)._foreach_copy_(list(gates), parts)
         return
     for gate, part in zip(gates, parts, strict=True):
-        gate.copy_(like(part, gate))
+        put(gate, part)
 
 
 def set_data(parameter: nn.Parameter, data: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import bad_value
 from .blocks import block_size, blocks
 from .importance import Scores, _Importance
-from .sharding import whole
+from .sharding import gather
 
 _FUSED = cast(Any, torch)  # the multi-tensor operations of torch.optim, which torch does not declare
 
@@ -106,8 +106,9 @@ class Averages:
             _FUSED._foreach_zero_([view for view, grad in zip(views, grads, strict=True) if grad is None])
             views = [view for view, grad in zip(views, grads, strict=True) if grad is not None]
         if views:
-            _FUSED._foreach_copy_(views, [whole(grad) for grad in grads if grad is not None])
-        self.importance.weigh(block.views, [whole(p).to(self.device) for p in parameters])
+            _FUSED._foreach_copy_(views, gather([grad for grad in grads if grad is not None]))
+        if self.importance.reads_weights:
+            self.importance.weigh(block.views, [p.to(self.device) for p in gather(parameters)])
 
     def _take_in(self, step: int, signal: Tensor, begin: int) -> None:
         """Moves a block's averages; ``signal`` is scratch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -18,8 +19,10 @@ from .missing_controller import leave_work, take_over
 from .optimizers import Stillness, keeps_copies, steps_on
 from .parameter import Handle
 from .plan import Plan, as_json
-from .resume import STATE_VERSION, Layout, Rearranged, check_same_run, layout, load_runners, runner_tensors
+from .reducers import Reducers
+from .resume import STATE_VERSION, Layout, Rearranged, check_names, check_same_run, layout, load_runners, runner_tensors
 from .runner import Runner, check_start
+from .sharding import gathered
 from .tally import Tally
 
 
@@ -37,8 +40,9 @@ class Controller:
         events: called with ``(type, step, **fields)``; see ``tapertune.events``.
         method, adapter: names for the events.
         other_trainable: parameters that train outside the adapter, such as a classifier.
-        distributed: keep ``requires_grad`` of frozen factors on and drop their gradients before each step; mask pruned
-            ranks rather than remove them.
+        distributed: several processes train. Until ``reducers`` knows of a DistributedDataParallel that it can tell,
+            frozen factors keep ``requires_grad`` and lose their gradients before each step, and pruned ranks are
+            masked.
         factor_rates: learning rates of factors as multiples of the run's, by the factor's name.
         max_skipped_steps: a step whose gradients are not finite is left out; more than so many in a row end training.
             ``auto`` and None as in ``finite``.
@@ -86,7 +90,8 @@ class Controller:
         self._training = {n for n, h in self.handles.items() if h.parameter.requires_grad and not h.frozen}
         self._started = set(self._training)
         self.tally = Tally(other_trainable, self._inside())
-        self.runners = [Runner(p, self.handles, self._training, total_steps, distributed) for p in self.plans]
+        self.reducers = Reducers(self.handles, distributed)
+        self.runners = [Runner(p, self.handles, self._training, total_steps, self.reducers) for p in self.plans]
 
     def _settle(self, handle: Handle) -> None:
         wanted = handle.parameter.requires_grad
@@ -125,9 +130,16 @@ class Controller:
             runner.refresh()
         self._keep_still(self.frozen)
         self._rearrange()
+        self._tell_reducers()
         if self.step == 0:
             self.journal.begin(self._describe())
         return self
+
+    def _tell_reducers(self) -> None:
+        """A wrapper may have been made before the adapter was frozen, pruned or trained again."""
+        if any(handle.frozen or handle.pruned for handle in self.handles.values()):
+            self.reducers.note()
+            self.reducers.rebuild(self.step)
 
     def count_step(self) -> None:
         """Counts a step of an optimizer of copies, which is attached to but not followed; no other."""
@@ -176,12 +188,13 @@ class Controller:
         if self._skipped:
             return
         self._look_for_gradients()
-        for runner in self.runners:
-            runner.penalise(1.0 if scale is None else scale)
-        self._skipped = self._is_not_finite(optimizer)
-        if self._skipped:
-            return
-        self._observe("before", scale)
+        with self._at_hand("before"):
+            for runner in self.runners:
+                runner.penalise(1.0 if scale is None else scale)
+            self._skipped = self._is_not_finite(optimizer)
+            if self._skipped:
+                return
+            self._observe("before", scale)
         self._act(lambda plan: not plan.final_update)
         self.tally.count_step()
         if self._rates is not None:
@@ -216,9 +229,15 @@ class Controller:
         if self._skipped:
             return
         self._stillness.restore()
-        self._observe("after", getattr(optimizer, "grad_scale", None))
+        with self._at_hand("after"):
+            self._observe("after", getattr(optimizer, "grad_scale", None))
         self._act(lambda plan: plan.final_update)
         self.step += 1
+
+    def _at_hand(self, when: str) -> AbstractContextManager[None]:
+        """Whole, where they are shards, all factors and gradients that are read before or after the optimizer's step:
+        gathered in one message."""
+        return gathered(tensor for runner in self.runners for tensor in runner.reads(self.step, when))
 
     def _observe(self, when: str, scale: Tensor | None) -> None:
         for runner in self.runners:
@@ -230,7 +249,9 @@ class Controller:
             if due(runner.plan) and runner.acts(self.step):
                 if not self._gradients.found and runner.wants_gradients(self.step):
                     raise self._no_gradients()
-                runner.act(self.step, self._optimizer, self._report, [r for r in self.runners if r is not runner])
+                with gathered(runner.gate_shards()):
+                    runner.act(self.step, self._optimizer, self._report, [r for r in self.runners if r is not runner])
+        self.reducers.rebuild(self.step)
 
     def _no_gradients(self) -> TapertuneError:
         return no_gradients(f"by step {self.step} no factor of adapter {self.adapter!r}", self._optimizer)
@@ -321,6 +342,7 @@ class Controller:
             runner.finish(last, self._optimizer, self._report, [r for r in self.runners if r is not runner])
         for handle in self.handles.values():
             handle.unmerge_frozen()
+        self.reducers.rebuild(self.step, alone=True)
         self.journal.write("end", self.step, trainable=self.trainable, average_trainable=self.average_trainable)
         self.detach()
 
@@ -372,6 +394,7 @@ class Controller:
         """
         saved = state["json"]
         check_same_run(saved, self.method, self.plans, self.total_steps)
+        check_names(saved, self.handles)
         self.journal.resume(saved["step"], saved["events"])
         self.step = saved["step"]
         self.tally.start, self.tally.sum = saved["trainable_start"], saved["trainable_sum"]
@@ -384,6 +407,7 @@ class Controller:
             runner.merge_frozen()
         self._still = []
         self._keep_still(self.frozen)
+        self._tell_reducers()
         self._saved_layout = saved.get("optimizer") or []
         self._rearrange()
         self.tally.set_inside(self._inside())

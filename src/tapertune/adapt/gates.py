@@ -17,7 +17,7 @@ from .components import RankGroup
 from .factor_rates import rates_of
 from .optimizers import Cut, cut_state, uncuttable
 from .parameter import Handle
-from .sharding import whole
+from .sharding import gather
 
 Cuts = dict[str, tuple[int, Tensor]]
 """By name of a factor, the axis along which it has been cut and the indices that stayed."""
@@ -41,6 +41,10 @@ class Gates:
             width = handles[group.gate].symbols[0]
             members = (h for h in modules[group.module] if width in h.symbols)
             self._along[group.gate] = [(h.name, h.symbols.index(width)) for h in members]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The gates, by group."""
+        return [self.handles[group.gate].parameter for group in self.groups]
 
     def sizes(self) -> dict[str, int]:
         """Components that each module has, masked or not."""
@@ -111,7 +115,7 @@ class Gates:
         return flat.to(device).split([len(index) for index in by_gate.values()])
 
     def _in_use(self) -> list[list[bool]]:
-        return _flags(whole(self.handles[group.gate].parameter.detach()).flatten() for group in self.groups)
+        return _flags(gate.detach().flatten() for gate in gather(self.parameters()))
 
 
 def _flags(tensors: Iterable[Tensor]) -> list[list[bool]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -32,11 +32,14 @@ class _Importance:
         beta1: memory of the mean.
         beta2: memory of the deviation.
         window: steps averaged before each update of the two, or None to update at every step.
+        reads_weights: whether ``weigh`` looks at parameters.
     """
 
     beta1: float = 0.85
     beta2: float = 0.95
     window: int | None = None
+
+    reads_weights: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_range("importance.beta1", self.beta1, 0, 1)
@@ -60,6 +63,8 @@ class Gradient(_Importance):
 class GradientTimesWeight(_Importance):
     """Gradient times weight: AdaLoRA's sensitivity."""
 
+    reads_weights: ClassVar[bool] = True
+
     def weigh(self, gradients: list[Tensor], parameters: list[Tensor]) -> None:
         _FUSED._foreach_mul_(gradients, parameters)
 
@@ -68,6 +73,8 @@ class GradientTimesWeight(_Importance):
 @dataclass(frozen=True, kw_only=True)
 class GradientOverWeight(_Importance):
     """Gradient relative to the weight; a weight that is exactly zero is not observed."""
+
+    reads_weights: ClassVar[bool] = True
 
     def weigh(self, gradients: list[Tensor], parameters: list[Tensor]) -> None:
         _FUSED._foreach_div_(gradients, parameters)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import bad_value
-from .sharding import like, whole
+from .sharding import add, gather, whole
 from .spec import check_name, check_range, factor_names, spec
 from .stacked import Memory, Module, Stack, Term, batches
 
@@ -22,7 +22,11 @@ FORMS = ("squared_sum", "norm_mean")
 
 
 class Penalty(Protocol):
-    """``add(modules, scale)`` adds the gradient; ``value(modules)`` is what is penalised, for reports and tests."""
+    """``add(modules, scale)`` adds the gradient; ``value(modules)`` is what is penalised, for reports and tests;
+    ``factors`` names what is read for both."""
+
+    @property
+    def factors(self) -> frozenset[str]: ...
 
     def add(self, modules: Sequence[Module], scale: float | Tensor = 1.0) -> None: ...
 
@@ -58,6 +62,11 @@ class Orthogonality:
             object.__setattr__(self, name, factor_names(f"penalty.{name}", getattr(self, name)))
         for name in ("row_products", "column_products"):
             object.__setattr__(self, name, _pairs(f"penalty.{name}", getattr(self, name)))
+
+    @property
+    def factors(self) -> frozenset[str]:
+        products = (*self.row_products, *self.column_products)
+        return frozenset((*self.rows, *self.columns, *(name for pair in products for name in pair)))
 
     @torch.no_grad()
     def value(self, modules: Sequence[Module]) -> Tensor:
@@ -135,9 +144,13 @@ class L1:
         check_range("penalty.weight", self.weight, 0)
         check_name("penalty.gate", self.gate)
 
+    @property
+    def factors(self) -> frozenset[str]:
+        return frozenset((self.gate,))
+
     @torch.no_grad()
     def value(self, modules: Sequence[Module]) -> Tensor:
-        gates = torch.cat([whole(module[self.gate]).flatten() for module in modules])
+        gates = torch.cat([gate.flatten() for gate in gather([module[self.gate] for module in modules])])
         return self.weight * gates.abs().sum() / max(gates.numel(), 1)
 
     @torch.no_grad()
@@ -154,4 +167,4 @@ PENALTIES = (Orthogonality, L1)
 def _accumulate(parameter: nn.Parameter, grad: Tensor) -> None:
     """Adds to a gradient; a factor that does not train now has none and gets none."""
     if parameter.grad is not None:
-        parameter.grad.add_(like(grad, parameter.grad))
+        add(parameter.grad, grad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -49,6 +49,20 @@ def check_same_run(saved: Mapping[str, Any], method: str, plans: Sequence[Plan],
     for key in mine:
         for path, old, new in _differences(key, theirs[key], mine[key]):
             raise TapertuneError(f"the saved run had {path} {old!r}, this one has {new!r}; they must be equal")
+
+
+def check_names(saved: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises TapertuneError where a saved state names a factor that the adapter does not have, has another number of
+    plans' states, or is not of one moment."""
+    if len(saved["runners"]) != len(make_plans(present_names(saved["plan"]))):
+        raise TapertuneError(f"the saved state is damaged: it holds the states of {len(saved['runners'])} plans")
+    listed = [saved.get("started", ())]
+    listed += [names for state in saved["runners"] for names in (state["watched"], state["names"], state["frozen"])]
+    for name in (name for names in listed for name in names):
+        if name not in known:
+            raise TapertuneError(f"the saved run had the factor {name!r}, which this model's adapter does not have")
+    if saved["step"] > saved["total_steps"] and saved["total_steps"]:
+        raise TapertuneError(f"the saved state is damaged: step {saved['step']} of {saved['total_steps']}")
 
 
 def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import TapertuneError
 from .actuators import freeze
@@ -19,6 +19,8 @@ from .importance import Scores
 from .optimizers import forget
 from .parameter import Handle
 from .plan import Plan
+from .reducers import Reducers
+from .sharding import is_sharded
 from .stacked import Module
 
 # Steps between two looks at gates that a threshold moves all the time: whoever reads them waits for the device.
@@ -33,18 +35,18 @@ class Runner:
         handles: the adapter's factors by name.
         training: names of those that train now; the runner takes out what it freezes.
         total_steps: optimizer steps of the whole run.
-        distributed: keep ``requires_grad`` on and parameters whole, as the reducer expects them.
+        reducers: of several processes, which say what may be done to parameters.
 
     Attributes:
         final: the decision that stands since the schedule has settled; from then on it is only carried out.
     """
 
     def __init__(
-        self, plan: Plan, handles: Mapping[str, Handle], training: set[str], total_steps: int, distributed: bool
+        self, plan: Plan, handles: Mapping[str, Handle], training: set[str], total_steps: int, reducers: Reducers
     ) -> None:
         plan.schedule.check(total_steps)
         self.plan, self.handles, self.training = plan, handles, training
-        self.total_steps, self.distributed = total_steps, distributed
+        self.total_steps, self.reducers = total_steps, reducers
         self.scope = plan.policy.scope(handles, training)
         self.gates = Gates(handles, self.scope.groups)
         self.frozen: dict[str, int] = {}
@@ -69,6 +71,7 @@ class Runner:
         """Looks parameters up anew where they are next needed: a look-up costs as much as some of the work on them."""
         self._scored: list[Tensor] | None = None
         self._modules: list[Module] | None = None
+        self._sharded = any(is_sharded(handle.parameter) for handle in self.handles.values())
 
     def penalise(self, scale: float | Tensor) -> None:
         """Adds the penalties' gradients."""
@@ -82,9 +85,39 @@ class Runner:
         for penalty in self.plan.penalties:
             penalty.add(self._modules, scale)
 
+    def reads(self, step: int, when: str) -> list[Tensor]:
+        """The shards that ``penalise`` and ``observe`` read whole at this step: factors and gradients.
+
+        Args:
+            step: the run's.
+            when: ``before`` the optimizer's step or ``after`` it.
+        """
+        if not self._sharded:
+            return []
+        values: set[str] = set()
+        signals: set[str] = set()
+        if when == "before":
+            factors = {factor for penalty in self.plan.penalties for factor in penalty.factors}
+            values |= {name for name, handle in self.handles.items() if handle.factor in factors}
+        if self.plan.observe == when and self._observes(step) and self.averages is not None:
+            signals |= set(self.averages.names)
+            values |= signals if self.plan.importance.reads_weights else set()
+        grads = [self.handles[name].parameter.grad for name in self.handles if name in signals]
+        return [
+            *(self.handles[name].parameter for name in self.handles if name in values),
+            *(grad for grad in grads if grad is not None),
+        ]
+
+    def gate_shards(self) -> list[nn.Parameter]:
+        """The gates, where they are shards."""
+        return self.gates.parameters() if self._sharded else []
+
+    def _observes(self, step: int) -> bool:
+        return self.averages is not None and not self.plan.schedule.settled(step, self.total_steps)
+
     def observe(self, step: int, inverse_scale: float | Tensor) -> None:
         """Takes the present gradients into the averages, until the schedule has settled."""
-        if self.averages is None or self.plan.schedule.settled(step, self.total_steps):
+        if self.averages is None or not self._observes(step):
             return
         if self._scored is None:
             self._scored = [self.handles[name].parameter for name in self.averages.names]
@@ -140,7 +173,8 @@ class Runner:
             self._report_ranks(step, Decision(), self.plan.schedule.remaining(step, self.total_steps), report)
 
     def _freeze(self, names: Sequence[str], step: int, optimizer: Any | None) -> None:
-        freeze((self.handles[n] for n in names), optimizer, keep_requires_grad=self.distributed)
+        freeze((self.handles[n] for n in names), optimizer, keep_requires_grad=self.reducers.fixed)
+        self.reducers.note()
         self.training.difference_update(names)
         if self.averages is not None:
             self.averages.drop(names)
@@ -172,7 +206,7 @@ class Runner:
 
     def merge_frozen(self) -> int:
         """Has each module in which nothing trains computed as one weight, where the plan says so; how many are."""
-        if not self.plan.policy.merge_frozen or self.distributed:
+        if not self.plan.policy.merge_frozen or self.reducers.fixed:
             return 0
         trains = {self.handles[name].module for name in self.training}
         frozen = {h.module: h for h in self.handles.values() if h.module not in trains}
@@ -216,18 +250,18 @@ class Runner:
         )  # fmt: skip
 
     def compact(self, optimizer: Any | None, others: Sequence[Runner], *, last: bool = False) -> bool:
-        """Removes for good what is pruned now, unless the plan, the optimizer or distributed training keeps it masked;
+        """Removes for good what is pruned now, unless the plan, the optimizer or shards keep it masked;
         whether anything was. Nothing steps after the ``last`` time, so that the optimizer does not matter then."""
         if self.plan.compact == "never" or not self.scope.groups or not (last or self._may_cut(optimizer)):
             return False
-        if self.distributed:
+        if self.reducers.fixed:
             return False
         self.compacted = True
         return self._cut({}, optimizer, others)
 
     def _may_cut(self, optimizer: Any | None) -> bool:
         """Whether ranks can be removed from under the optimizer; says once why not."""
-        if self.distributed:
+        if self.reducers.fixed:
             return False
         place = None if optimizer is None else self.gates.uncuttable(optimizer)
         if place is not None and not self._masks:
@@ -248,6 +282,8 @@ class Runner:
                 runner.averages.take(cuts)
                 runner.final = None
         self.removed = self.removed or bool(cuts)
+        if cuts:
+            self.reducers.note()
         return bool(cuts)
 
     def _leave(self, empty: Sequence[Handle], optimizer: Any | None) -> None:
@@ -288,7 +324,7 @@ class Runner:
         self.compacted, self.ranks = saved["compacted"], dict(saved["ranks"])
         self.removed, self._sizes = saved.get("removed", self.compacted), self.gates.sizes()
         self._looked = saved.get("looked", -_LOOK)
-        freeze((self.handles[n] for n in self.frozen), None, keep_requires_grad=self.distributed)
+        freeze((self.handles[n] for n in self.frozen), None, keep_requires_grad=self.reducers.fixed)
         self.training.difference_update(self.frozen)
         self.averages = self._make_averages(saved["names"])
         if self.averages is not None:

@@ -198,5 +198,5 @@ class Join:
 
 def check_duration(field: str, value: Duration) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value >= 0 or (isinstance(value, float) and value > 1):
+    if not number or not 0 <= value < 1 << 63 or (isinstance(value, float) and value > 1):
         raise bad_value(field, value, "a whole number of steps, or a fraction of the run from 0.0 to 1.0")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ..errors import TapertuneError, bad_value, unknown
 
 T = TypeVar("T", bound=type)
+_LARGEST = 1 << 63
 _KINDS: dict[str, tuple[type, str | None]] = {}
 
 
@@ -54,8 +55,10 @@ def from_dict(what: str, kinds: tuple[type, ...], data: Any) -> Any:
         raise bad_value(what, data, "a mapping with a kind")
     allowed = {kind: cls for kind, (cls, _) in _KINDS.items() if cls in kinds}
     rest = dict(data)
-    kind = rest.pop("kind", None)
-    if kind not in allowed:
+    if "kind" not in rest:
+        raise _without_kind(what, rest, allowed)
+    kind = rest.pop("kind")
+    if not isinstance(kind, str) or kind not in allowed:
         raise unknown(f"{what}.kind", kind, allowed)
     cls, nested = _KINDS[kind]
     names = [field.name for field in dataclasses.fields(cls)]
@@ -73,9 +76,20 @@ def from_dict(what: str, kinds: tuple[type, ...], data: Any) -> Any:
         raise TapertuneError(f"{what} ({kind}): {error}") from error
 
 
+def _without_kind(what: str, rest: Mapping[str, Any], allowed: Mapping[str, type]) -> TapertuneError:
+    """The error for a piece of no kind, of which the method's plan has no piece that it could change either."""
+    fields = dict.fromkeys(field.name for cls in allowed.values() for field in dataclasses.fields(cls))
+    for key in rest:
+        if key not in fields:
+            return unknown(f"field of {what}", key, ["kind", *fields])
+    return TapertuneError(f"{what} has no kind. Allowed: {', '.join(sorted(allowed))}")
+
+
 def check_range(field: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises TapertuneError for what is no finite number from ``low`` to ``high``."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+    )
     if not number or not low <= value <= high or math.isinf(value):
         wanted = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number, {low:g} or more"
         raise bad_value(field, value, wanted)
@@ -83,7 +97,7 @@ def check_range(field: str, value: Any, low: float, high: float = math.inf) -> N
 
 def check_count(field: str, value: Any, of: str = "") -> None:
     """Raises TapertuneError for what is no positive whole number (``of``: of what, such as " of steps")."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _LARGEST:
         raise bad_value(field, value, f"a positive whole number{of}")
 
 

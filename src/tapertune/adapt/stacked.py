@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import block_size, blocks
-from .sharding import is_sharded, like, whole
+from .sharding import add, gather, is_sharded
 
 Module = Mapping[str, nn.Parameter]
 _FUSED = cast(Any, torch)  # as in averages
@@ -63,7 +63,7 @@ class Stack:
     def factor(self, name: str) -> Tensor:
         """(n, a, b)"""
         if name not in self._factors:
-            parts = [whole(module[name]) for module in self.modules]
+            parts = gather([module[name] for module in self.modules])
             self._factors[name] = torch.stack(parts, out=self._memory.piece(name, len(parts), parts[0]))
         return self._factors[name]
 
@@ -115,8 +115,10 @@ class Stack:
                 continue
             total = self._total(name).unbind(0)
             if is_sharded(grads[0]):
-                total = [like(part, grad) for part, grad in zip(total, cast("list[Tensor]", grads), strict=True)]
-            _FUSED._foreach_add_(grads, total)
+                for grad, part in zip(cast("list[Tensor]", grads), total, strict=True):
+                    add(grad, part)
+            else:
+                _FUSED._foreach_add_(grads, total)
 
     def _total(self, name: str) -> Tensor:
         factor = self.factor(name)

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from ..train.evaluation import Start
 
 
-def task_options(arguments: Sequence[str], **named: Any) -> dict[str, Any]:
+def task_options(context: typer.Context, **named: Any) -> dict[str, Any]:
     """Settings of the task block: those given as ``--task.NAME VALUE`` and those with options of their own."""
     from ..runfile.blocks import TaskBlock
     from ..runfile.yamlfile import parse_overrides
 
-    dotted, rest = parse_overrides(arguments)
+    dotted, rest = parse_overrides(context.args)
     if rest:
         raise TapertuneError(f"unexpected argument {rest[0]!r}")
     given = {name: value for name, value in named.items() if value is not None and value is not False}
     for key, value in dotted.items():
         block, _, name = key.partition(".")
         if block != "task" or not name:
-            raise unknown("option", f"--{key}", [f"--task.{field}" for field in TaskBlock.model_fields])
+            settings = [f"--task.{field}" for field in TaskBlock.model_fields]
+            own = [option for parameter in context.command.params for option in parameter.opts if option[:2] == "--"]
+            raise unknown("option", f"--{key.replace('_', '-')}", settings, settings=[*own, *settings])
         if name in given:
             raise TapertuneError(f"task.{name} is given twice")
         given[name] = value

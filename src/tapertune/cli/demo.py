@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..runfile.record import Record
 
 ARMS = {"lora": "demo-lora", "aflora": "demo-aflora"}
+FIRST, SECOND = ARMS
 
 
 def demo(
@@ -28,14 +29,16 @@ def demo(
 ) -> None:
     """Train LoRA and AFLoRA on a sample of QNLI and compare them: minutes, no network."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+    from ..report import write_html
+    from ..runfile.record import read_record
+
     folders = {name: output_dir / name for name in ARMS}
     settings = _prepare(folders, steps, seed, overwrite=overwrite)
     for name in ARMS:
         typer.echo(f"{name}: {settings[name]['name']}, in a process of its own so that its memory is its alone")
         _run_arm(name, settings[name])
-
-    from ..report import write_html
-    from ..runfile.record import read_record
+        if name == FIRST:  # both with as many threads, so that their times can be compared
+            settings[SECOND]["threads"] = read_record(folders[FIRST]).hardware.threads
 
     report = write_html(list(folders.values()), output_dir / "report.html")
     _show({name: read_record(folder) for name, folder in folders.items()})

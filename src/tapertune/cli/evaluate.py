@@ -32,7 +32,7 @@ def evaluate(
 
     if out is not None:
         evaluation.check_out(out)
-    given = task_options(context.args, data=data, skip_bad_rows=skip_bad_rows)
+    given = task_options(context, data=data, skip_bad_rows=skip_bad_rows)
     with progress_bar("evaluating") as start:
         chosen, scores, notes = evaluation.evaluate(
             adapter, task=task, base=base, batch_size=batch_size, start=start, **given

@@ -9,24 +9,29 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import TapertuneError
+from ..errors import TapertuneError, printable
 from ..redaction import hide_in_text
+from ..train.openmp import begin
 from .bench import bench
 from .compare import compare
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
+from .hints import normalised, usage_hint
 from .import_ import import_
+from .init import init
 from .inspect import inspect
 from .merge import merge
 from .methods import methods
+from .plan import plan
 from .predict import predict
 from .recipes import recipes
 from .report import report
+from .tasks import tasks
 from .train import Interrupted, train
 from .tune import tune
 from .validate import validate
@@ -66,23 +71,26 @@ def _options(
 
 
 # Any setting of a run file is an option of these, by its dotted name: they sort them out themselves.
-_SETTINGS: dict[Callable[..., None], dict[str, bool]] = {
-    command: {"allow_extra_args": True, "ignore_unknown_options": True} for command in (train, tune, evaluate, predict)
+_SETTINGS: dict[Callable[..., None], dict[str, Any]] = {
+    command: {"allow_extra_args": True, "ignore_unknown_options": True}
+    for command in (train, tune, plan, evaluate, predict)
 }
 
 _COMMANDS = (
-    train, tune, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, recipes, validate,
-    bench,
+    init, train, tune, plan, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, tasks,
+    recipes, validate, bench,
 )  # fmt: skip
 
 for _command in _COMMANDS:
     _summary = (_command.__doc__ or "").partition("\n")[0]  # else the list of commands cuts it short
     _name = _command.__name__.rstrip("_")  # import is a keyword
-    app.command(_name, short_help=_summary, context_settings=_SETTINGS.get(_command))(_command)
+    _context = {"token_normalize_func": normalised, **_SETTINGS.get(_command, {})}
+    app.command(_name, short_help=_summary, context_settings=_context)(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code; an error is one line on stderr."""
+    begin()
     try:
         code = app(args=arguments, prog_name="tapertune", standalone_mode=False)
     except TapertuneError as error:
@@ -94,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         usage = getattr(error, "format_message", None)  # typer's usage errors, under whichever click it stands on
         if usage is not None:
-            return _fail(f"{usage()} (see `{_help_command(error)}`)", getattr(error, "exit_code", 2))
+            hint = usage_hint(error, sys.argv[1:] if arguments is None else arguments)
+            return _fail(f"{usage()}{hint} (see `{_help_command(error)}`)", getattr(error, "exit_code", 2))
         hint = "" if _debug() else " (for the traceback: tapertune --debug ...)"
         return _fail(f"{type(error).__name__}: {error}{hint}", 1)
     code = code if isinstance(code, int) else 0
@@ -115,7 +124,7 @@ def _help_command(error: Exception) -> str:
 def _fail(message: str, code: int) -> int:
     if _debug() and code != INTERRUPTED:
         traceback.print_exc()
-    typer.secho("error: " + hide_in_text(" ".join(message.split())), fg=typer.colors.RED, err=True)
+    typer.secho("error: " + hide_in_text(" ".join(printable(message).split())), fg=typer.colors.RED, err=True)
     return code
 
 

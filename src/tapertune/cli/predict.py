@@ -30,7 +30,7 @@ def predict(
     from ..train import evaluation
     from ..train.distributed import is_first
 
-    given = task_options(context.args, skip_bad_rows=skip_bad_rows)
+    given = task_options(context, skip_bad_rows=skip_bad_rows)
     with progress_bar("predicting") as start:
         count, notes = evaluation.predict(
             adapter, file, out, task=task, base=base, batch_size=batch_size, overwrite=overwrite, start=start, **given

@@ -56,6 +56,7 @@ def train(
     )
     from ..report import write_html
     from ..train.distributed import is_first
+    from ..train.openmp import are_threads_free
     from ..train.progress import display_for
     from ..train.runner import run
     from ..train.trainer import Terminated
@@ -63,7 +64,7 @@ def train(
     folder = Path(settings.output_dir)
     try:
         with display_for(settings.name) as display:
-            run(settings, resume=resume, overwrite=overwrite, display=display)
+            run(settings, resume=resume, overwrite=overwrite, display=display, free_threads=are_threads_free())
     except KeyboardInterrupt as error:
         raise Interrupted(str(error) or "interrupted", 143 if isinstance(error, Terminated) else 130) from error
     if not is_first():
@@ -76,8 +77,8 @@ def train(
 def _settings(arguments: list[str], named: dict[str, Any], *, resume: bool) -> RunSettings:
     from ..runfile.recipes import run_file
     from ..runfile.record import read_record
-    from ..runfile.settings import check_settings
-    from ..runfile.yamlfile import apply_overrides, parse_overrides, read
+    from ..runfile.settings import check_settings, with_overrides
+    from ..runfile.yamlfile import parse_overrides, read
 
     # What is no known option arrives in the order in which it was written, a file among it.
     dotted, files = parse_overrides(arguments)
@@ -93,7 +94,7 @@ def _settings(arguments: list[str], named: dict[str, Any], *, resume: bool) -> R
         raw = read(run_file(files[0]))
     elif resume and folder is not None:
         raw = read_record(Path(folder)).settings
-    return check_settings(apply_overrides(raw, {**given, **dotted}))
+    return check_settings(with_overrides(raw, {**given, **dotted}))
 
 
 def _show(folder: Path) -> None:

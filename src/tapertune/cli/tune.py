@@ -28,14 +28,14 @@ def tune(
     """
     from ..errors import TapertuneError
     from ..runfile.recipes import run_file
-    from ..runfile.settings import check_settings
-    from ..runfile.yamlfile import apply_overrides, parse_overrides, read
+    from ..runfile.settings import check_settings, with_overrides
+    from ..runfile.yamlfile import parse_overrides, read
     from ..train.tune import tune as search
 
     dotted, rest = parse_overrides(context.args)
     if rest:
         raise TapertuneError(f"one run file, not {1 + len(rest)}: {', '.join([config, *rest])}")
-    raw = apply_overrides(read(run_file(config)), dotted)
+    raw = with_overrides(read(run_file(config)), dotted)
     folder = output_dir or Path(f"{check_settings(raw).output_dir}-tune")
     found = search(
         raw, folder, trials=trials, minutes=minutes, rank=rank, key_setting=setting, say=lambda line: typer.echo(line)

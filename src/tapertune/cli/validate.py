@@ -59,4 +59,12 @@ def _good(recipe: Recipe) -> str:
         parts.append(f"head {shape.head:,}")
     if steps is not None:
         parts.append(f"{steps:,} steps")
+    if not _names_data(recipe):
+        parts.append("its data are to be named by --data")
     return ", " + ", ".join(parts)
+
+
+def _names_data(recipe: Recipe) -> bool:
+    """Whether a run file says where its rows are, or its task has them on the hub."""
+    task = recipe.settings.task
+    return any((task.data, task.train, task.validation)) or task.declaration().hub is not None

@@ -125,5 +125,5 @@ def _started(pid: int) -> float | None:
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 1)
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # no number of a process
         return None

@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import TapertuneError, bad_value, unknown
+from ..methods.rates import MOST
 from ..runfile import yamlfile
 from ..runfile.blocks import Block
+
+_MOST_RATES = 1000
 
 
 class StopBlock(Block):
@@ -23,7 +26,7 @@ class StopBlock(Block):
 class TaskSource(BaseModel):
     """A task's rows and how many of them; other keys are the task's own, as in a run file."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     task: str = Field("", description="the task's name; without it, the key's")
     data: str | None = Field(None, description="folder of the data, or sample; without it, the command's --data")
     train: str | None = Field(None, description="training file, instead of a folder")
@@ -74,8 +77,7 @@ class Grid(Block):
     @field_validator("rows", mode="before")
     @classmethod
     def _rows(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            value = dict.fromkeys(value)
+        value = _named(value)
         if not isinstance(value, Mapping):
             return value
         blocks: dict[Any, Any] = {}
@@ -87,8 +89,7 @@ class Grid(Block):
     @field_validator("tasks", mode="before")
     @classmethod
     def _tasks(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            value = dict.fromkeys(value)
+        value = _named(value)
         return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
@@ -154,6 +155,12 @@ def check_grid(raw: Mapping[str, Any]) -> Grid:
     return grid
 
 
+def _named(value: Any) -> Any:
+    """A list of names as a mapping without values; anything else as it is."""
+    names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return dict.fromkeys(value) if names else value
+
+
 def read_rates(value: Any, field: str) -> list[float]:
     """The learning rates that a list or a span stands for, ascending.
 
@@ -170,8 +177,9 @@ def read_rates(value: Any, field: str) -> list[float]:
     else:
         raise bad_value(field, value, "a list of learning rates, or {from, to, per_decade}")
     for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            raise bad_value(field, rate, "above 0")
+        _check_number(field, rate)
+        if rate >= MOST:
+            raise bad_value(field, rate, f"below {MOST}")
     if len(set(rates)) != len(rates):
         raise bad_value(field, rates, "different rates")
     return sorted(float(rate) for rate in rates)
@@ -186,14 +194,20 @@ def _span(value: Mapping[Any, Any], field: str) -> list[float]:
         if key not in value:
             raise TapertuneError(f"setting {field}.{key} is missing: a span of rates is {{from, to, per_decade}}")
         number = value[key]
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-            raise bad_value(f"{field}.{key}", number, "above 0")
+        _check_number(f"{field}.{key}", number)
     low, high, each = (float(value[key]) for key in wanted)
     if high < low:
         raise bad_value(f"{field}.to", value["to"], f"at least {field}.from, which is {value['from']}")
+    if each * (math.log10(high) - math.log10(low)) > _MOST_RATES:
+        raise bad_value(f"{field}.per_decade", value["per_decade"], f"less: a span has at most {_MOST_RATES} rates")
     count = math.floor(each * math.log10(high / low) + 0.05) + 1  # ends may be written as 5.6e-2
     digits = 1 if each <= 12 else 4  # finer steps than that would fall together
     return [float(f"{low * 10 ** (number / each):.{digits}e}") for number in range(count)]
+
+
+def _check_number(field: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < min(math.inf, 1 << 63):
+        raise bad_value(field, value, "above 0")
 
 
 def _translate(error: ValidationError) -> TapertuneError:

@@ -12,8 +12,7 @@ from typing import Any
 from ..errors import TapertuneError, unknown
 from ..methods import METHODS
 from ..runfile.blocks import TaskBlock
-from ..runfile.settings import BASELINES, check_settings
-from ..runfile.yamlfile import apply_overrides
+from ..runfile.settings import BASELINES, check_settings, with_overrides
 from ..train.models import find_model
 from .grid import Grid, RowBlock
 from .points import Point, points_of
@@ -88,7 +87,7 @@ class Comparison:
         """The run at a place of the grid."""
         grid, splits = self.grid, self.splits[task]
         overrides = {"training.learning_rate": point.rate, "seed": seed, **dict(point.changes)}
-        settings = apply_overrides(self.raw[row, task], overrides)
+        settings = with_overrides(self.raw[row, task], overrides)
         method = {**grid.rows[row].method_block, **_method_changes(point)}
         if method["name"] in (*PEFT_ROWS, COMPRESSED):
             settings["method"] = run_method(method)
@@ -172,7 +171,7 @@ def _raw(grid: Grid, row: str, task: str, training: Mapping[str, Any]) -> dict[s
 def _check(grid: Grid, row: str, task: str, raw: Mapping[str, Any], point: Point) -> None:
     block: RowBlock = grid.rows[row]
     try:
-        settings = apply_overrides(dict(raw), {"training.learning_rate": point.rate, **dict(point.changes)})
+        settings = with_overrides(dict(raw), {"training.learning_rate": point.rate, **dict(point.changes)})
         method = {**block.method_block, **_method_changes(point)}
         if method["name"] in (*PEFT_ROWS, COMPRESSED):
             check_special(method)

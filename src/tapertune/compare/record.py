@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..runfile.record import Parameters
 from ..tasks.kinds import Scores
 from ..train.measure import Measured
 
 VERSION = 1
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_HEX = re.compile("(?:[0-9a-f]{2})*")
 DRAWS = 400  # bootstrap samples of the test's rows, the same rows in every run
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Examples(_Part):
@@ -30,10 +33,20 @@ class Examples(_Part):
         draws: the metric of ``DRAWS`` samples of rows, where it is no mean over rows (correlations, F1).
     """
 
-    count: int
+    count: Count
     bits: str | None = None
     values: list[float] | None = None
     draws: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Examples:
+        if self.bits is not None and not (_HEX.fullmatch(self.bits) and 4 * len(self.bits) >= self.count):
+            raise ValueError(f"bits must be hexadecimal, a bit for each of {self.count} rows")
+        if self.values is not None and len(self.values) != self.count:
+            raise ValueError(f"there are {len(self.values)} values of {self.count} rows")
+        if self.draws is not None and len(self.draws) != DRAWS:
+            raise ValueError(f"there are {len(self.draws)} draws; it must be {DRAWS}")
+        return self
 
     def sampled(self) -> NDArray[Any]:
         """The metric of each of the samples of rows: (DRAWS,)."""
@@ -54,7 +67,7 @@ class Result(_Part):
 
     metric: str
     value: float
-    count: int
+    count: Count
     interval: tuple[float, float]
     metrics: dict[str, float]
     examples: Examples | None = None
@@ -83,8 +96,8 @@ class RunRecord(_Part):
     digest: str
     row: str
     task: str
-    seed: int
-    rate: float
+    seed: Count
+    rate: float = Field(gt=0)
     changes: dict[str, Any]
     status: Literal["done", "diverged"]
     error: str | None = None
@@ -98,15 +111,15 @@ class RunRecord(_Part):
     test: Result | None = None
     parameters: Parameters | None = None
     flops: float | None = None
-    steps: int | None = None
+    steps: Count | None = None
     losses: list[tuple[int, float]] = []
     train_seconds: float | None = None
     train_cpu_seconds: float | None = None
     wall_seconds: float
     cpu_seconds: float
-    peak_bytes: int
-    optimizer_bytes: tuple[int, int] | None = None
-    adapter_bytes: int | None = None
+    peak_bytes: Count
+    optimizer_bytes: tuple[Count, Count] | None = None
+    adapter_bytes: Count | None = None
     versions: dict[str, str]
     commit: str | None = None
     machine: Machine

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..errors import TapertuneError
 from ..files import write_text
 from ..report.data import load_run
 from ..report.drawing import Chart
@@ -116,7 +116,11 @@ def _task_section(
     if diverged:
         notes.append(f"Diverged with the first seed: {'; '.join(diverged)}.")
     charts = [*rate_chart(task, cells, rule), *pareto_charts(task, summaries), *cost_bars(task, summaries)]
-    charts += [chart for cell in cells for chart in _maps(cell, store)]
+    for cell in cells:
+        try:
+            charts += _maps(cell, store)
+        except TapertuneError as error:
+            notes.append(f"What was frozen and pruned in {cell.row} cannot be drawn: {error}.")
     return Section(title=task, header=header, rows=rows, notes=notes, charts=charts)
 
 
@@ -158,11 +162,14 @@ def _maps(cell: Cell, store: Store) -> list[Chart]:
         return []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        (path / "events.jsonl").write_bytes(gzip.decompress(events.read_bytes()))
-        method = record.settings.get("method", {}).get("name", record.row)
+        (path / "events.jsonl").write_bytes(events)
+        block = record.settings.get("method")
+        method = block.get("name", record.row) if isinstance(block, dict) else record.row
         fields = {"schema_version": 1, "status": "done", "name": record.row, "method": method, "seed": record.seed}
         write_text(path / "run.json", json.dumps(fields))
         run = load_run(path)
+        if run.faults:
+            raise TapertuneError(run.faults[0])
         charts = [chart for chart in heatmap_charts(run) if chart.rows]
     if run.heatmap is not None and run.heatmap.steps is None:
         charts = charts[1:]  # nothing froze: an empty map says no more than the table

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ..errors import TapertuneError
-from ..files import read_json, write_bytes
+from ..files import LARGEST_TEXT, read_json, write_bytes
 from ..runfile import environment
 from ..runfile.record import validated
 from .claims import Claims
@@ -26,6 +29,23 @@ from .record import VERSION, RunRecord
 
 HEADER = "store.json"
 _VERSIONED = ("tapertune", "torch", "transformers", "peft")
+
+
+class _Model(BaseModel):
+    name: str
+    digest: str
+
+
+class _Rows(BaseModel):
+    rows: dict[str, int]
+    digests: dict[str, str]
+
+
+class _Header(BaseModel):
+    schema_version: int
+    model: _Model
+    tasks: dict[str, _Rows]
+    versions: dict[str, str]
 
 
 class Store:
@@ -95,10 +115,23 @@ class Store:
         """Keeps why a run failed. It is tried again when the grid is run again."""
         write_bytes(self.folder / "failures" / f"{digest}.json", _text({"run": label, "reason": reason}), parents=True)
 
-    def events(self, digest: str) -> Path | None:
-        """The file with a run's events, where they were kept."""
+    def events(self, digest: str) -> bytes | None:
+        """A run's events, where they were kept.
+
+        Raises:
+            TapertuneError: the file is damaged.
+        """
         path = self.folder / "events" / f"{digest}.jsonl.gz"
-        return path if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            with gzip.open(path) as file:
+                content = file.read(LARGEST_TEXT + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise TapertuneError(f"cannot read {str(path)!r}: {error}") from error
+        if len(content) > LARGEST_TEXT:
+            raise TapertuneError(f"cannot read {str(path)!r}: it unpacks to more than {LARGEST_TEXT:,} bytes")
+        return content
 
 
 def header_of(comparison: Comparison) -> dict[str, Any]:
@@ -123,7 +156,7 @@ def _header(path: Path) -> dict[str, Any]:
         raise TapertuneError(f"{path}: not a store's header: it has no schema_version")
     if found["schema_version"] > VERSION:
         raise TapertuneError(f"{path}: schema {found['schema_version']}; this tapertune reads up to {VERSION}")
-    return found
+    return validated(_Header, found, path).model_dump()
 
 
 def _joined(path: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

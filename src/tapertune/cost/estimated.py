@@ -85,13 +85,13 @@ def steps(settings: RunSettings) -> int | None:
     return math.ceil(training["num_train_epochs"] * updates)
 
 
-def check_plans(settings: RunSettings, shape: Shape) -> None:
-    """Does each schedule fit into the run?
+def check_plans(settings: RunSettings, shape: Shape, total: int | None = None) -> None:
+    """Does each schedule fit into the run, of so many steps, or of those that its task's data makes?
 
     Raises:
         TapertuneError: no, such as phases that are longer together than all steps.
     """
-    total = steps(settings)
+    total = total or steps(settings)
     for plan in shape.plans if total is not None else ():
         try:
             plan.schedule.check(total or 0)

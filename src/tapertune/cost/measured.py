@@ -86,7 +86,8 @@ def run_flops(
         model: as training left it, with the run's settings.
         head: names of the head's parameters.
         tokens, events, steps: what was read, what happened, and in how many optimizer steps.
-        distributed: whether several processes trained together.
+        distributed: whether frozen factors went on costing their backward work, as where weights are split over
+            processes.
     """
     if distributed:
         events = [event for event in events if event["type"] != "freeze"]

@@ -99,7 +99,8 @@ def _row(model: nn.Module, length: int) -> dict[str, Tensor]:
     # these models' classifiers look for the end token
     token = config.eos_token_id if decodes and isinstance(config.eos_token_id, int) else 1
     ids = torch.full((1, length), token, dtype=torch.long, device=next(model.parameters()).device)
-    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # without storage nobody can look whether a mask hides something
+    row = {"input_ids": ids} if ids.is_meta else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return {**row, "decoder_input_ids": ids} if decodes else row
 
 

@@ -7,15 +7,17 @@ import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from peft.config import PeftConfig
 from peft.utils.peft_types import PeftType
 
 from ..adapt.plan import Plan, make_plans, merge
-from ..errors import TapertuneError, bad_value, unknown
+from ..errors import TapertuneError, UnknownField, bad_value, unknown
+from ..files import usual_permissions
 from ..methods import METHODS, Method, get_method
-from ..methods.settings import positive
+from ..methods.settings import flag, positive
 
 SCHEMA_VERSION = 1
 
@@ -88,6 +90,7 @@ class ChainConfig(PeftConfig):
             raise TapertuneError(
                 f"adapter config of schema {self.schema_version}; this tapertune reads up to {SCHEMA_VERSION}"
             )
+        check_module_names(self)
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if isinstance(value, list | tuple):
@@ -128,9 +131,53 @@ class ChainConfig(PeftConfig):
             known = self._plans = origin, make_plans(merge(self.row.plan(settings), self.plan))
         return list(known[1])
 
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Saves the config, as PEFT does after the weights, and lets all of the folder's files be read by whoever may
+        read new ones there: the weights are written for their owner alone."""
+        super().save_pretrained(save_directory, **kwargs)
+        usual_permissions(Path(save_directory))
+
     def to_dict(self) -> dict[str, Any]:
         # sets are written sorted, so that the same config gives the same file
         return {k: sorted(v) if isinstance(v, set) else v for k, v in super().to_dict().items()}
+
+
+_GIVEN = ("task_type", "base_model_name_or_path", "revision", "inference_mode", "plan")
+_OF_A_RUN = (
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "init_weights",
+    "factor_rates",
+)
+
+
+def run_fields(method: str) -> list[str]:
+    """The fields of a method's config that a run file may set: the method's settings, and what is adapted how."""
+    own = [f.name for f in dataclasses.fields(get_method(method).settings)]
+    return [*own, *_OF_A_RUN]
+
+
+def check_module_names(config: ChainConfig) -> None:
+    """Raises TapertuneError where what names modules or layers holds something else."""
+    for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        value = getattr(config, name)
+        if isinstance(value, list | tuple | set) and not all(isinstance(part, str) for part in value):
+            raise bad_value(name, value, "a list of names")
+    for name in ("modules_to_save", "adapted_modules"):
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, list | tuple | set):
+            raise bad_value(name, value, "a list of names")
+    layers = config.layers_to_transform
+    for layer in layers if isinstance(layers, list | tuple) else [] if layers is None else [layers]:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise bad_value("layers_to_transform", layers, "a layer's number, or a list of them")
+    flag("init_weights", config.init_weights)
+    for name in ("frozen", "ranks", "shared_sizes"):
+        if not isinstance(getattr(config, name), Mapping):
+            raise bad_value(name, getattr(config, name), "a mapping")
 
 
 def check_factor_rates(given: Any, names: tuple[str, ...]) -> None:
@@ -160,26 +207,42 @@ def config_class(name: str) -> type[ChainConfig]:
     cls = dataclasses.make_dataclass(
         row.config_name, fields, bases=(ChainConfig,), namespace={"method": row.name, "__doc__": _doc(row)}
     )
+    _check_keywords(cls, row)
     cls.__module__ = __name__
     setattr(sys.modules[__name__], row.config_name, cls)  # where pickle looks for it
     return cls
 
 
 def make_config(method: str, **values: Any) -> ChainConfig:
-    """A method's config by the method's name.
+    """A method's config by the method's name. PEFT's ``r`` and ``lora_dropout`` are the method's own rank and dropout.
 
     Raises:
         TapertuneError: an unknown method or field (the nearest is suggested), or a value out of range.
 
     >>> make_config("aflora", r=8).settings().r
     8
+    >>> make_config("adalora", r=6, lora_dropout=0.1).settings().init_r
+    6
     """
-    cls = config_class(method)
-    allowed = [f.name for f in dataclasses.fields(cls) if f.init]
-    for key in values:
-        if key not in allowed:
-            raise unknown(f"field of {method}", key, allowed)
-    return cls(**values)
+    return config_class(method)(**values)
+
+
+def _check_keywords(cls: type[ChainConfig], row: Method) -> None:
+    """Has a config class take PEFT's names of its fields, and name the nearest field for one that it does not have."""
+    make: Any = cls.__init__
+    known = {f.name for f in dataclasses.fields(cls) if f.init}
+
+    @functools.wraps(make)
+    def __init__(self: ChainConfig, *args: Any, **values: Any) -> None:
+        values = row.own_names(values)
+        for key in values:
+            if key not in known:
+                # PEFT looks for these words, and goes on without the field where it reads a file of a later version
+                reason = unknown(f"field of {row.name}", key, [*run_fields(row.name), *_GIVEN])
+                raise UnknownField(f"{cls.__name__} got an unexpected keyword argument: {reason}")
+        make(self, *args, **values)
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
 
 
 def _doc(row: Method) -> str:

@@ -26,6 +26,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
     except UserWarning as error:
         missing = str(error).partition("[")[2].partition("]")[0].partition(",")[0]
         raise TapertuneError(f"the adapter in {str(folder)!r} lacks weights, such as {missing}") from error
-    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
+    # what PEFT raises for a config or weights that are another adapter's, or damaged
+    except (ValueError, RuntimeError, KeyError, OSError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise TapertuneError(f"the adapter in {str(folder)!r} does not fit the base model: {reason[:300]}") from error

@@ -28,6 +28,7 @@ from .layer import ChainLayer, adaptable, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS
 from .older_peft import get_quantization_kwargs
+from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
 from .shared_input import link
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
@@ -66,6 +67,10 @@ class ChainTuner(BaseTuner):
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)
         rename_modules(peft_config, list(modules))
+        bases = {name: _base(module) for name, module in modules.items()}
+        check_memory(peft_config, bases)
+        if remark := width_remark(peft_config, bases):
+            log.warning(remark)
         self._share(peft_config, modules.values())
 
     def _share(self, peft_config: Any, modules: Iterable[nn.Module]) -> None:

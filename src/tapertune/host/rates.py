@@ -10,7 +10,7 @@ from torch import nn
 
 from ..adapt.factor_rates import RATIO
 from ..errors import TapertuneError, bad_value
-from ..methods.rates import SuggestedRate, suggested
+from ..methods.rates import SuggestedRate, check_rate, suggested
 from ..methods.settings import positive
 from .config import ChainConfig, check_factor_rates
 from .parameters import adapter_parameters
@@ -103,6 +103,7 @@ def parameter_groups(
         TapertuneError: no such adapter, no factor of that name, or a rate that is not positive.
     """
     positive("learning_rate", learning_rate)
+    check_rate("learning_rate", learning_rate)
     ratios = factor_ratios(model, adapter_name, factor_rates)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter in model.parameters():

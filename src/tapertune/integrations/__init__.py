@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .loop import attach
-from .manifest import whole_checkpoint
+from .manifest import new_checkpoint, whole_checkpoint
 from .state import read_state, restore, save_state
 from .trainer import TapertuneCallback
 
-__all__ = ["TapertuneCallback", "attach", "read_state", "restore", "save_state", "whole_checkpoint"]
+__all__ = ["TapertuneCallback", "attach", "new_checkpoint", "read_state", "restore", "save_state", "whole_checkpoint"]

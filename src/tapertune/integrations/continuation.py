@@ -32,7 +32,7 @@ class Continuation:
             folder: of that checkpoint.
         """
         self._epoch_ended = self._resumed = False
-        trainer = next((one for one in _trainers() if one.state is state), None)
+        trainer = trainer_of(state)
         self._trainer = None if trainer is None else weakref.ref(trainer)
         if trainer is None or saved is None or folder is None or not hasattr(trainer, "_tr_loss"):
             return
@@ -48,9 +48,14 @@ class Continuation:
         if ended:
             _train_no_more(trainer)
 
+    @property
+    def trainer(self) -> Trainer | None:
+        """The Trainer, while it trains and where it was found."""
+        return None if self._trainer is None else self._trainer()
+
     def end(self) -> None:
         """At ``on_train_end``."""
-        trainer = None if self._trainer is None else self._trainer()
+        trainer = self.trainer
         if trainer is not None:
             for name in ("_run_epoch", "_load_rng_state"):
                 vars(trainer).pop(name, None)
@@ -63,7 +68,7 @@ class Continuation:
 
     def on_log(self, state: TrainerState, logs: dict[str, Any]) -> None:
         """Has the mean loss at the end be that of the whole run."""
-        trainer = None if self._trainer is None else self._trainer()
+        trainer = self.trainer
         if self._resumed and trainer is not None and "train_loss" in logs:
             logs["train_loss"] = trainer._total_loss_scalar / max(state.global_step, 1)
             if state.log_history and "train_loss" in state.log_history[-1]:
@@ -71,7 +76,7 @@ class Continuation:
 
     def note(self) -> dict[str, Any] | None:
         """What to keep in a checkpoint, as JSON values; all processes have to ask. None of an older Trainer."""
-        trainer = None if self._trainer is None else self._trainer()
+        trainer = self.trainer
         known = trainer is not None and hasattr(trainer, "_tr_loss")
         losses = gathered(trainer._tr_loss.item() if trainer is not None and known else 0.0)
         if trainer is None or not known:
@@ -141,6 +146,11 @@ def _frames() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def trainer_of(state: TrainerState) -> Trainer | None:
+    """The running trainer that has this state."""
+    return next((one for one in _trainers() if one.state is state), None)
 
 
 def _trainers() -> Iterator[Trainer]:

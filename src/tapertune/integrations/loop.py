@@ -12,7 +12,10 @@ from ..adapt.finite import AUTO, Limit
 from ..adapt.journal import EventSink
 from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
+from ..errors import bad_value
 from ..host import adapter_parameters, find_config
+from ..methods.rates import MOST
+from .wrappers import find_wrappers
 
 # whose wrappers of an optimizer hold it as ``optimizer``
 _LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
@@ -48,8 +51,8 @@ def attach(
         run. An adapter has one controller at a time: an earlier one of the same adapter lets go for good.
 
     Raises:
-        TapertuneError: no such adapter, a plan that does not fit it or the run, or an optimizer that does not step on
-            the adapter.
+        TapertuneError: no such adapter, a plan that does not fit it or the run, an optimizer that does not step on the
+            adapter, or a learning rate that is not finite, or 100 and more.
     """
     controller = build_controller(
         model,
@@ -59,12 +62,14 @@ def attach(
         events=events,
         max_skipped_steps=max_skipped_steps,
     )
+    find_wrappers(controller, model)
     return attach_to(controller, optimizer)
 
 
 def attach_to(controller: Controller, optimizer: Any) -> Controller:
     """Lets a controller follow an optimizer, bare or in the wrappers of a launcher."""
     bare = bare_optimizer(optimizer)
+    _check_rates(bare)
     controller.attach(bare)
     controller.wrappers = []
     while optimizer is not bare:
@@ -114,6 +119,15 @@ def bare_optimizer(optimizer: Any) -> Any:
     while type(optimizer).__module__.partition(".")[0] in _LAUNCHERS and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
+
+
+def _check_rates(optimizer: Any) -> None:
+    """Raises TapertuneError for a learning rate that can be none: not finite, or ``MOST`` and more. A schedule's start
+    may be 0."""
+    for group in getattr(optimizer, "param_groups", ()):
+        rate = group.get("initial_lr", group.get("lr"))
+        if rate is not None and not float(rate) < MOST:
+            raise bad_value("lr of the optimizer", float(rate), f"a number below {MOST}")
 
 
 def _world_size() -> int:

@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import TapertuneError
-from ..files import is_temporary, write_json
+from ..files import drop_temporaries, is_temporary, write_json
 
 MANIFEST = "tapertune_manifest.json"
 VERSION = 1
@@ -44,8 +46,9 @@ def write_manifest(folder: Path) -> None:
         OSError: a file cannot be read.
         TapertuneError: the list cannot be written.
     """
+    drop_temporaries(folder)  # of a process that was killed while it wrote this checkpoint
     files = {name: _entry(folder / name) for name in sorted(_names(folder))}
-    write_json(folder / MANIFEST, {"version": VERSION, "files": files})
+    write_json(folder / MANIFEST, {"version": VERSION, "files": files, "sha256": _digest(files)})
     _sync(folder)
 
 
@@ -131,6 +134,55 @@ def whole_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return None if path is None else str(path)
 
 
+def drop_older(checkpoint: Path, limit: int | None, best: str | None = None) -> None:
+    """Deletes what a stopped run was about to delete when it had written a checkpoint: older ones that are too many.
+
+    Args:
+        checkpoint: that the run goes on from.
+        limit: how many may stay; None or less than 1: all.
+        best: one that stays whatever its age.
+    """
+    folders = checkpoints(checkpoint.parent)
+    older = folders[: folders.index(checkpoint)] if checkpoint in folders else []
+    for path in older[: max(0, len(older) + 1 - limit)] if limit is not None and limit > 0 else ():
+        if best is None or not Path(best).exists() or not path.samefile(best):
+            shutil.rmtree(path)
+
+
+@contextmanager
+def new_checkpoint(output_dir: str | os.PathLike[str], step: int) -> Iterator[Path]:
+    """A checkpoint of a training loop of one's own, which counts when all of it is written, and not before.
+
+    >>> with new_checkpoint("runs/loop", step) as folder:  # doctest: +SKIP
+    ...     model.save_pretrained(folder)
+    ...     save_state(controller, folder)
+    ...     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+
+    After any stop, ``whole_checkpoint("runs/loop")`` names the newest one that was written to its end.
+
+    Args:
+        output_dir: the run's folder, made where there is none.
+        step: optimizer steps so far.
+
+    Yields:
+        ``checkpoint-<step>`` in it, empty. It is deleted again if the body fails.
+
+    Raises:
+        TapertuneError: the list of its files cannot be written.
+        OSError: the folder cannot be made, or a file cannot be read again.
+    """
+    folder = Path(output_dir) / f"checkpoint-{step}"
+    if folder.exists():
+        shutil.rmtree(folder)  # of a process that was killed while it wrote, or from which a run has gone back
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        write_manifest(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def _names(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if path.is_file() and path.name != MANIFEST and not is_temporary(path.name):
@@ -144,6 +196,11 @@ def _entry(path: Path) -> dict[str, Any]:
             digest.update(block)
             size += len(block)
     return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _digest(files: dict[str, Any]) -> str:
+    """Of the list itself: an entry that is gone would else be a file that nobody misses."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(folder: Path) -> None:
@@ -166,6 +223,8 @@ def _entries(text: str) -> dict[str, tuple[int, str]] | None:
     try:
         data = json.loads(text)
         if data["version"] != VERSION:
+            return None
+        if data.get("sha256", own := _digest(data["files"])) != own:  # an earlier version wrote none
             return None
         entries = {name: (entry["size"], entry["sha256"]) for name, entry in data["files"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

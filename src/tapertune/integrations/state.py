@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from ..adapt import Controller
 from ..errors import TapertuneError
-from ..files import whole_file
+from ..files import parse_json, whole_file
+from .manifest import find_fault
+from .state_fields import check_fields
 
 STATE_FILE = "tapertune_state.safetensors"
 
@@ -45,14 +47,23 @@ def read_state(folder: str | os.PathLike[str]) -> dict:
         raise TapertuneError(f"{path} is missing: the folder is not a checkpoint of a run with tapertune's callback")
     try:
         with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {})["tapertune"])
+            values = parse_json((file.metadata() or {})["tapertune"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
         raise TapertuneError(f"{path} is not a whole state file ({error})") from error
+    check_fields(values, str(path))
     return {"tensors": tensors, "json": values}
 
 
 def restore(controller: Controller, folder: str | os.PathLike[str]) -> None:
-    """Lets a controller go on from a checkpoint folder."""
+    """Lets a controller go on from a checkpoint folder.
+
+    Raises:
+        TapertuneError: as ``read_state``, and where the state is of another run; or the folder is none of those that
+            were written to their end, or a file of it has changed since.
+    """
+    fault = find_fault(Path(folder))
+    if fault is not None and not fault.cut_short:  # a folder of one's own has no manifest
+        raise TapertuneError(f"cannot go on from {str(folder)!r}: {fault.reason}")
     controller.load_state_dict(read_state(folder))
     controller.saved_in = str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -18,13 +19,16 @@ from ..errors import TapertuneError
 from ..events import EventLog
 from ..host import find_config, suggest_learning_rate
 from ..methods.rates import SuggestedRate
-from .continuation import Continuation
+from .continuation import Continuation, trainer_of
 from .loop import attach_to, build_controller
-from .manifest import find_fault, write_manifest
+from .manifest import drop_older, find_fault, write_manifest
 from .same_run import check_facts, facts
 from .state import STATE_FILE, read_state, save_state
+from .tracked import Tracked
 from .watch import LearningWatch
+from .wrappers import find_wrappers
 
+_log = logging.getLogger("tapertune")
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 
 
@@ -64,6 +68,7 @@ class TapertuneCallback(TrainerCallback):
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
         self._continuation = Continuation()
+        self._tracked = Tracked()
         self._facts: dict[str, Any] = {}
         self._warned = False
         self._last_save = -1
@@ -89,17 +94,23 @@ class TapertuneCallback(TrainerCallback):
             events=sink,
             max_skipped_steps=self.max_skipped_steps,
         )
+        trainer = trainer_of(state)
+        find_wrappers(self.controller, (None if trainer is None else trainer.model_wrapped) or kwargs["model"])
         inside = {id(handle.parameter) for handle in self.controller.handles.values()}
         self._facts = facts(args, kwargs.get("train_dataloader"), kwargs["model"], inside)
         if saved is not None:
-            check_facts(saved["json"].get("run", {}), self._facts)
+            if note := check_facts(saved["json"].get("run", {}), self._facts):
+                _log.warning(note)
             self.controller.load_state_dict(saved)
             self.controller.saved_in = str(folder)
+        if folder is not None and args.should_save and folder.parent == Path(args.output_dir or "."):
+            drop_older(folder, args.save_total_limit, state.best_model_checkpoint)
         attach_to(self.controller, kwargs["optimizer"])
         self._watch.name, self._watch.rule = self.controller.method, self._rule(args, state, kwargs["model"])
         self._watch.on_train_begin(args, state, control, **kwargs)
         _WatchedState.watch(state, self)
         self._continuation.begin(state, None if saved is None else saved["json"].get("trainer"), folder)
+        self._tracked.begin(self._continuation.trainer, self.controller)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -182,6 +193,7 @@ class TapertuneCallback(TrainerCallback):
     ) -> None:
         _WatchedState.leave(state)
         self._watch.stop()
+        self._tracked.end(self._continuation.trainer)
         self._continuation.end()
         if self.controller is not None:
             self.controller.finish()

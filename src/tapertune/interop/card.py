@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import printable
+from ..markup import code, escape
 from .servers import VLLM_RANKS
 
 if TYPE_CHECKING:
@@ -17,24 +20,24 @@ def export_card(report: ExportReport, base: str | None, config: dict[str, Any]) 
     head = ["library_name: peft", "tags: [lora, tapertune]"] + ([f"base_model: {hub}"] if hub else [])
     rank, targets = config["r"], config["target_modules"]
     form = f"one rank, {rank}, in all modules" if report.rank is not None else f"ranks up to {rank}, by module"
-    name = f"`{base}`" if base else "its base model"
+    name = code(base) if base else "its base model"
     lines = [
         "---", *head, "---", "",
         "# LoRA adapter", "",
         f"A plain PEFT LoRA adapter for {name}, written by `tapertune export` from an adapter trained by the method "
         f"{report.method}. It needs no tapertune.", "",
         f"- {form}; `lora_alpha` equals the rank: the scaling is in the weights",
-        f"- {len(report.modules) + len(report.zeros)} modules ({', '.join(targets[:8])}"
+        f"- {len(report.modules) + len(report.zeros)} modules ({escape(', '.join(targets[:8]))}"
         f"{', ...' if len(targets) > 8 else ''}), {len(report.zeros)} of them zero",
         f"- largest relative error of a module's update: {report.worst:.1e}",
-        *([f"- saved beside it: {', '.join(report.saved_beside)}"] if report.saved_beside else []), "",
+        *([f"- saved beside it: {escape(', '.join(report.saved_beside))}"] if report.saved_beside else []), "",
         "```python", "from peft import PeftModel", "", "model = PeftModel.from_pretrained(base_model, FOLDER)", "```",
         "",
     ]  # fmt: skip
     allowed = [largest for largest in VLLM_RANKS if largest >= rank]
     if allowed and not report.saved_beside:
         options = f"--enable-lora --max-lora-rank {allowed[0]} --lora-modules NAME=FOLDER"
-        lines += [f"    vllm serve {base or 'BASE'} {options}", ""]
+        lines += [f"    vllm serve {shlex.quote(printable(base)) if base else 'BASE'} {options}", ""]
     return "\n".join(lines)
 
 

@@ -6,14 +6,36 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
+
+from pydantic import Field
 
 from ..errors import TapertuneError
-from ..files import read_json_object
+from .fields import check_type
 from .folder import CONFIG, OURS, WEIGHTS, check_inside, read_foreign_json
 
 SCHEMA_VERSION = 1
 """Of adapters' configs, up to which they are read; the host's own, which is not there without PEFT."""
+
+
+_Scale = Annotated[float, Field(gt=0, lt=2**63, description="a number above 0")]
+_Rank = Annotated[int, Field(ge=0, le=1 << 20, description="a whole number from 0 to 1048576")]
+_Modules = list[str] | str | None
+_FIELDS: dict[str, Any] = {
+    "peft_type": str,
+    "base_model_name_or_path": str | None,
+    "task_type": str | None,
+    "r": Union[_Rank, None],  # noqa: UP007 (of what is annotated)
+    "lora_alpha": Union[_Scale, None],  # noqa: UP007
+    "use_rslora": bool | None,
+    "target_modules": _Modules,
+    "modules_to_save": list[str] | None,
+    "frozen": dict[str, list[str]] | None,
+    "ranks": dict[str, _Rank] | None,
+    "peft_version": str | None,
+    "schema_version": int | None,
+}
+"""What is shown of a config, or counted with."""
 
 
 class Entry(NamedTuple):
@@ -50,7 +72,7 @@ def describe_adapter(folder: Path) -> dict[str, Any]:
         "base_model": config.get("base_model_name_or_path"),
         "task_type": config.get("task_type"),
         "r": config.get("r"),
-        "scaling": _scaling(config, ours),
+        "scaling": _scaling(folder / CONFIG, config, ours),
         "target_modules": config.get("target_modules"),
         "adapted_modules": len(modules),
         "parameters": {"total": factors.total(), **dict(sorted(factors.items()))},
@@ -71,6 +93,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = read_foreign_json(folder / CONFIG)
     if "peft_type" not in config:
         raise TapertuneError(f"{folder / CONFIG} names no peft_type: not an adapter's config")
+    for name, hint in _FIELDS.items():
+        several = name == "r" and config["peft_type"] == "MLORA"
+        if name in config:
+            check_type(folder / CONFIG, name, config[name], list[_Rank] if several else hint)
     version = config.get("schema_version", SCHEMA_VERSION)
     if str(config["peft_type"]).startswith(OURS) and (not isinstance(version, int) or version > SCHEMA_VERSION):
         reads = f"this tapertune reads up to {SCHEMA_VERSION}"
@@ -93,7 +119,7 @@ def _read_header(path: Path, prefixes: Iterable[str]) -> list[Entry]:
                 part = file.get_slice(key)
                 module, factor = _split(key, prefixes)
                 entries.append(Entry(module, factor, math.prod(part.get_shape()), part.get_dtype()))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise TapertuneError(f"{path} is damaged or cut short: {error}") from error
     return entries
 
@@ -114,11 +140,14 @@ def _split(key: str, prefixes: Iterable[str]) -> tuple[str, str]:
     return ".".join(parts[:-1]) or key, ""
 
 
-def _scaling(config: Mapping[str, Any], ours: bool) -> float | None:
+def _scaling(path: Path, config: Mapping[str, Any], ours: bool) -> float | None:
     if ours:
-        return _method_scaling(config)
+        try:
+            return _method_scaling(config)
+        except TapertuneError as error:
+            raise TapertuneError(f"{path}: {error}") from error
     alpha, r = config.get("lora_alpha"), config.get("r")
-    if not alpha or not r:
+    if not alpha or not r or isinstance(r, list):
         return None
     return alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
 
@@ -137,5 +166,7 @@ def _versions(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Library versions that the run recorded (in the folder above for a checkpoint), else what the config says."""
     for place in (folder, folder.parent):
         if (place / "run.json").is_file():
-            return dict(read_json_object(place / "run.json").get("versions") or {})
+            versions = read_foreign_json(place / "run.json").get("versions") or {}
+            check_type(place / "run.json", "versions", versions, dict[str, str])
+            return versions
     return {"peft": config["peft_version"]} if config.get("peft_version") else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import types
 import typing
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import bad_value
+from ..errors import bad_value, shown
 
 _LONGEST_SHOWN = 80
 _PLAIN = {
@@ -28,13 +29,17 @@ def check_type(path: Path, name: str, value: Any, hint: Any) -> None:
         value: as JSON gives it.
         hint: the field's type; for a type that pydantic cannot check, such as a class of settings, any object is taken.
     """
-    adapter = TypeAdapter(_json_hint(hint), config=ConfigDict(allow_inf_nan=False))
     try:
-        adapter.validate_json(json.dumps(value), strict=True)
+        _adapter(hint).validate_json(json.dumps(value), strict=True)
     except (ValidationError, RecursionError) as error:
-        text = repr(value)
-        shown = value if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-        raise bad_value(f"{path}: {name}", shown, describe(hint)) from error
+        text = shown(value)
+        short = value if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+        raise bad_value(f"{path}: {name}", short, describe(hint)) from error
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_json_hint(hint), config=ConfigDict(allow_inf_nan=False))
 
 
 def describe(hint: Any) -> str:

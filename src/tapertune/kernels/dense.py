@@ -53,7 +53,8 @@ class _LinearWithMap(torch.autograd.Function):
             return _differentiable(ctx, dy, rows, weight, factors)
         # called under autocast, backward would round the products that lead to the factors
         kind = dy.device.type
-        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        casts = kind != "meta" and torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if casts else nullcontext():
             wanted = [name for name, needed in zip(chain.names, needs[_FACTORS:], strict=True) if needed]
             grads_by_name, update = _vjp(chain, factors, wanted, dy, rows, weight, ctx.scaling, needs[0])
             dx = None

@@ -84,9 +84,9 @@ class _Native:
     def __init__(self, compiled: Compiled) -> None:
         library, dtype = compiled
         self._project: Any = getattr(library, f"{dtype}_project")
-        self._spread: Any = getattr(library, f"{dtype}_spread")
-        self._pull: Any = getattr(library, f"{dtype}_pull")
-        self._gather: Any = getattr(library, f"{dtype}_gather")
+        self._expand: Any = getattr(library, f"{dtype}_expand")
+        self._input_and_factor_grads: Any = getattr(library, f"{dtype}_input_and_factor_grads")
+        self._weight_grad: Any = getattr(library, f"{dtype}_weight_grad")
 
     def project(self, x: Tensor, mask: Tensor | None, matrix: Tensor) -> Tensor:
         (n, w), r = x.shape, matrix.shape[0]
@@ -107,14 +107,14 @@ class _Native:
     def _expand_onto(self, bias: Tensor | None, z: Tensor, factor: Factor, mask: Tensor | None) -> Tensor:
         (n, r), w = z.shape, factor.matrix.shape[1]
         z, y = _in_order(z), z.new_empty(n, w)
-        self._spread(n, w, r, z.data_ptr(), z.stride(0), *_parts(factor), _at(bias), _at(mask), y.data_ptr(), w)
+        self._expand(n, w, r, z.data_ptr(), z.stride(0), *_parts(factor), _at(bias), _at(mask), y.data_ptr(), w)
         return y
 
     def input_and_factor_grads(self, dy: Tensor, factor: Factor, u: Tensor | None, z: Tensor | None) -> Tensor | None:
         (n, w), r = dy.shape, factor.matrix.shape[0]
         grad = None if z is None else dy.new_empty(r, w)
         dy = _in_order(dy)
-        self._pull(
+        self._input_and_factor_grads(
             n,
             w,
             r,
@@ -132,7 +132,7 @@ class _Native:
         (n, r), w = u.shape, source.shape[-1]
         grad = u.new_empty(r, w)
         rows = _in_order(source.reshape(n, w))
-        self._gather(
+        self._weight_grad(
             n,
             w,
             r,

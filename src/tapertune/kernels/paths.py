@@ -8,7 +8,9 @@ those of the base layer. Products of a matrix with a vector and elementwise work
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple
@@ -48,6 +50,20 @@ class Path(Enum):
         return self is Path.FUSED
 
 
+# Which device tensors without storage stand for, and whether autocast is on there.
+_STANDS_FOR: ContextVar[tuple[str, bool]] = ContextVar("stands_for", default=("meta", False))
+
+
+@contextmanager
+def standing_for(device: str, *, autocast: bool = False) -> Iterator[None]:
+    """In here, layers on the meta device go the ways that they would go on that type of device."""
+    token = _STANDS_FOR.set((device, autocast))
+    try:
+        yield
+    finally:
+        _STANDS_FOR.reset(token)
+
+
 class Call(NamedTuple):
     """What a layer is called with.
 
@@ -73,7 +89,10 @@ class Call(NamedTuple):
     def of(cls, x: Tensor) -> Call:
         """The call with x, (..., d_in), as things are now."""
         kind, grad = x.device.type, torch.is_grad_enabled()
-        autocast = kind != "meta" and torch.is_autocast_enabled(kind)
+        if kind == "meta":
+            kind, autocast = _STANDS_FOR.get()
+        else:
+            autocast = torch.is_autocast_enabled(kind)
         tokens = x.numel() // max(x.shape[-1], 1)
         return cls(tokens, x.dtype, kind, autocast, grad, grad and x.requires_grad, kernel_name())
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import TapertuneError
 from .rates import UNMEASURED, RateRule
 
 Init: TypeAlias = Callable[[Tensor], Any]
@@ -241,6 +242,10 @@ def _always(settings: Any, factor: str, kind: str) -> bool:
     return True
 
 
+def _pair(own: Mapping[str, str], name: str) -> tuple[str, str]:
+    return next(other for other, one in own.items() if one == name), name
+
+
 def _no_plan(settings: Any) -> dict[str, Any] | None:
     return None
 
@@ -276,6 +281,22 @@ class Method:
     plan: Callable[[Any], dict[str, Any] | None] = _no_plan
     rates: RateRule = UNMEASURED
     tunes: tuple[str, tuple[Any, ...]] | None = None
+
+    def own_names(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings in which PEFT's names of the rank and the dropout, ``r`` and ``lora_dropout``, are the method's own.
+
+        Raises:
+            TapertuneError: a setting is given by both names.
+        """
+        own = {"r": self.rank, "lora_dropout": "dropout"}
+        named: dict[str, Any] = {}
+        for name, value in values.items():
+            if own.get(name, name) in named:
+                raise TapertuneError(
+                    f"{' and '.join(_pair(own, own.get(name, name)))} are one setting: give one of them"
+                )
+            named[own.get(name, name)] = value
+        return named
 
     @property
     def config_name(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .base import Chain, Diagonal, Matrix, Method
 from .init import constant, kaiming_uniform, zeros
 from .rates import RateRule
-from .settings import Settings, dropout_setting, finite, natural_int, positive_int, setting
+from .settings import Settings, dropout_setting, finite, flag, natural_int, positive_int, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class EloraSettings(Settings):
     r: int = setting(256, "rank of the random projections", positive_int)
     dropout: float = dropout_setting()
     d_initial: float = setting(0.1, "initial value of the vector d between A and B", finite)
-    shared: bool = setting(True, "one pair of projections for all modules, rather than one for each")
+    shared: bool = setting(True, "one pair of projections for all modules, rather than one for each", flag)
     projection_prng_key: int = setting(0, "seed of the shared projections", natural_int)
-    save_projection: bool = setting(True, "save the shared projections, rather than draw them again on loading")
+    save_projection: bool = setting(True, "save the shared projections, rather than draw them again on loading", flag)
 
 
 def chain(settings: EloraSettings) -> Chain:

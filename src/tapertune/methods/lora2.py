@@ -15,15 +15,15 @@ from .adalora import BudgetSettings, budget_plan, scaling
 from .base import Chain, Diagonal, Matrix, Method
 from .init import normal, zeros
 from .rates import RateRule
-from .settings import positive_int, setting
+from .settings import flag, positive_int, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora2Settings(BudgetSettings):
     init_r: int = setting(8, "rank of every module at the start", positive_int)
     k: int = setting(8, "inner width of the two planes (released code: 8, fixed)", positive_int)
-    orth_planes: bool = setting(True, "keep the matrices of each plane orthonormal")
-    orth_cross: bool = setting(True, "keep the composed singular vectors orthonormal")
+    orth_planes: bool = setting(True, "keep the matrices of each plane orthonormal", flag)
+    orth_cross: bool = setting(True, "keep the composed singular vectors orthonormal", flag)
 
 
 def chain(settings: Lora2Settings) -> Chain:

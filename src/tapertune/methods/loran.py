@@ -11,15 +11,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import bad_value
 from .base import Matrix, Method
 from .init import linear_default, zeros
 from .mapped import Map, MappedChain, Offset
 from .rates import RateRule
-from .settings import LowRankSettings, finite, one_of, positive_int, setting
+from .settings import LowRankSettings, finite, flag, one_of, positive_int, setting
 
 Activation = Callable[[Tensor, float, float], Tensor]
 
@@ -54,20 +56,24 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def _widths(field: str, value: Any) -> None:
+    if not isinstance(value, list | tuple):
+        raise bad_value(field, value, "a list of widths")
+    for i, size in enumerate(value):
+        positive_int(f"{field}[{i}]", size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoranSettings(LowRankSettings):
     r: int = setting(64, "rank of the product under the map", positive_int)
     activation: str = setting("sinter", "the map: " + ", ".join(sorted(ACTIVATIONS)), one_of(sorted(ACTIVATIONS)))
     amplitude: float = setting(5e-5, "A of Sinter", finite)
     omega: float = setting(1e4, "omega of Sinter; omega times x is evaluated in float32 or wider", finite)
-    p_sizes: tuple[int, ...] | list[int] = setting((), "inner widths before each further matrix P; none for no P")
-    offsets: bool = setting(False, "add a trained row after each map")
-    center: bool = setting(True, "use f(x) - f(0), so that the start is the base model")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for i, size in enumerate(self.p_sizes):
-            positive_int(f"p_sizes[{i}]", size)
+    p_sizes: tuple[int, ...] | list[int] = setting(
+        (), "inner widths before each further matrix P; none for no P", _widths
+    )
+    offsets: bool = setting(False, "add a trained row after each map", flag)
+    center: bool = setting(True, "use f(x) - f(0), so that the start is the base model", flag)
 
 
 def chain(settings: LoranSettings) -> MappedChain:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import bad_value
+
+MOST = 100  # a rate of so much or more is none: one step of Adam moves every weight by the rate
 WIDTH, STEPS, BATCH = 384, 90, 8  # of the runs that the constants are fitted on
 _SHORTEST, _LONGEST = 30, 20_000  # steps beyond which nothing is known of how the rate goes on
 # Rates at 189 and 300 steps: benchmarks/results/minilm.jsonl; at 90 steps: rates.jsonl there. How they fall with steps,
@@ -46,6 +49,21 @@ class RateRule:
     power: float = 0.5
     factors: Mapping[str, float] = field(default_factory=dict)
     source: str = MEASURED
+
+
+def check_rate(field: str, value: Any, also: str = "") -> None:
+    """Raises TapertuneError for what is no learning rate: 0 and less, NaN, infinity, ``MOST`` and more.
+
+    Args:
+        field: its name, for the message.
+        value: to check.
+        also: what else is allowed there, for the message.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and MOST <= value < math.inf:
+        raise bad_value(field, value, f"a number above 0 and below {MOST}{also}")
+    if not number or not 0 < value < math.inf:
+        raise bad_value(field, value, f"a number above 0{also}")
 
 
 UNMEASURED = RateRule(rate=1e-3, slowest=1e-4, fastest=1e-2, source="LoRA's usual rates; nothing is measured")

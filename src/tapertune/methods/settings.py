@@ -13,14 +13,26 @@ Check = Callable[[str, Any], None]
 """Called with a field's name and value; raises TapertuneError for a value that it may not have."""
 
 
+LARGEST_RANK = 1 << 20
+_LARGEST = 1 << 63
+
+
 def positive_int(field: str, value: Any) -> None:
+    """A rank, or another width of a matrix."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise bad_value(field, value, "a positive whole number")
+    if value > LARGEST_RANK:
+        raise bad_value(field, value, f"a positive whole number of at most {LARGEST_RANK:,}")
 
 
 def natural_int(field: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise bad_value(field, value, "a whole number, zero or more")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
+        raise bad_value(field, value, "a whole number of at most 63 bits, zero or more")
+
+
+def flag(field: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise bad_value(field, value, "true or false")
 
 
 def positive(field: str, value: Any) -> None:
@@ -48,14 +60,17 @@ def one_of(names: Sequence[str]) -> Check:
     """A check that allows these names; its error suggests the nearest."""
 
     def check(field: str, value: Any) -> None:
-        if value not in names:
+        if not isinstance(value, str) or value not in names:
             raise unknown(field, value, names)
 
     return check
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number that a float holds."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+    )
 
 
 def setting(default: Any, help: str, check: Check | None = None) -> Any:

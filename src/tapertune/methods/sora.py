@@ -14,7 +14,7 @@ from typing import Any
 from .base import Chain, Diagonal, Matrix, Method
 from .init import linear_default, normal, zeros
 from .rates import RateRule
-from .settings import LowRankSettings, not_negative, one_of, positive_int, setting
+from .settings import LowRankSettings, flag, not_negative, one_of, positive_int, setting
 
 FORMS = ("soft", "released")
 
@@ -26,7 +26,9 @@ class SoraSettings(LowRankSettings):
         3e-4, "amount taken off every gate after each step (xi of the released code)", not_negative
     )
     threshold_form: str = setting("soft", "soft, or released for that code's assignments", one_of(FORMS))
-    threshold_times_lr: bool = setting(False, "multiply the threshold by the learning rate, as the paper writes it")
+    threshold_times_lr: bool = setting(
+        False, "multiply the threshold by the learning rate, as the paper writes it", flag
+    )
     sparse_lambda: float = setting(
         0.0, "weight of the mean |g|, added as a gradient (released code: up to 10)", not_negative
     )

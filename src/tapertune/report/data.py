@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import TapertuneError
-from ..events import Event, read_events
+from ..errors import TapertuneError, shown
+from ..events import Event, is_count, is_number, whole_events
 from ..files import read_json
 from ..redaction import hide_secrets
 from .curves import (
@@ -25,11 +25,13 @@ from .curves import (
     head_parameters,
     main_metric,
 )
+from .faults import known_events, without_faults
 from .heatmap import Factor, Heatmap, build_heatmap
 from .plans import PlanData, may_freeze, read_plans
 from .ranks import Ranks, build_ranks
 
 SCHEMA_VERSION = 1
+_NAMED = 5  # so many faults are named
 RunPath = str | os.PathLike[str]
 
 
@@ -66,7 +68,8 @@ class RunData:
     metric: str | None = field(metadata={"help": "metric of the evaluations to draw"})
     heatmap: Heatmap | None = field(metadata={"help": "freezing steps, from events; None if nothing could freeze"})
     ranks: Ranks | None = field(metadata={"help": "ranks in use, from events; None if none could be pruned"})
-    record: Mapping[str, Any] = field(metadata={"help": "run.json as it was read"})
+    record: Mapping[str, Any] = field(metadata={"help": "run.json as it was read, without what is wrong in it"})
+    faults: tuple[str, ...] = field(default=(), metadata={"help": "what of the files could not be used"})
 
     def number(self, *keys: str) -> float | None:
         """A number of ``run.json`` by its keys, or None where it is not recorded.
@@ -90,7 +93,20 @@ class RunData:
 
     @property
     def notice(self) -> str | None:
-        """One sentence for a run that did not end well, None for one that did."""
+        """What to know of a run that did not end well, or whose files are damaged; None for any other."""
+        parts = [part for part in (self._ending, self._damage) if part]
+        return " ".join(parts) or None
+
+    @property
+    def _damage(self) -> str | None:
+        if not self.faults:
+            return None
+        named = "; ".join(self.faults[:_NAMED])
+        more = f"; and {len(self.faults) - _NAMED} more" if len(self.faults) > _NAMED else ""
+        return f"Not all of its files could be used, and what is shown may lack a part: {named}{more}."
+
+    @property
+    def _ending(self) -> str | None:
         if self.complete and self.status == "done":
             return None
         planned = f" of {self.total_steps:,}" if self.total_steps else ""
@@ -116,10 +132,15 @@ def load_run(path: RunPath) -> RunData:
     folder = Path(path)
     if not folder.is_dir():
         raise TapertuneError(f"{str(folder)!r} is not a run folder: there is no such folder")
-    record = _read_record(folder / "run.json")
-    events = read_events(folder / "events.jsonl")
+    record, faults = without_faults(_read_record(folder / "run.json"))
+    events, lines = whole_events(folder / "events.jsonl")
+    faults = [*(f"run.json: {fault}" for fault in faults), *(f"events.jsonl, {line}" for line in lines)]
     try:
-        return _build(folder, record, events)
+        events, strange = known_events(events)
+        faults += [f"events.jsonl: {fault}" for fault in strange]
+        if not any(event["type"] == "start" for event in events) and lines:
+            raise TapertuneError(f"events.jsonl, {lines[0]}, and no other event says how training started")
+        return _build(folder, record, events, tuple(faults))
     except TapertuneError as error:
         raise TapertuneError(f"{folder}: {error}") from error
 
@@ -136,7 +157,7 @@ def load_runs(paths: RunPath | Sequence[RunPath]) -> list[RunData]:
     return [load_run(path) for path in several]
 
 
-def _build(folder: Path, record: Mapping[str, Any], events: Sequence[Event]) -> RunData:
+def _build(folder: Path, record: Mapping[str, Any], events: Sequence[Event], faults: tuple[str, ...]) -> RunData:
     start = _only_start(events)
     factors, plans = build_factors(start), read_plans(start)
     frozen = build_frozen(events, factors)
@@ -151,7 +172,7 @@ def _build(folder: Path, record: Mapping[str, Any], events: Sequence[Event]) -> 
         method=_text(record, "method") or str(start.get("method") or "unknown"),
         model=_text(record, "model"),
         task=_text(record, "task"),
-        seed=record["seed"] if isinstance(record.get("seed"), int) else None,
+        seed=record.get("seed"),
         score=score,
         total_steps=total if isinstance(total, int) else None,
         plans=plans,
@@ -164,6 +185,7 @@ def _build(folder: Path, record: Mapping[str, Any], events: Sequence[Event]) -> 
         heatmap=build_heatmap([factor for factor in factors if may_freeze(plans, factor.factor)], frozen),
         ranks=build_ranks(events, start, factors, plans),
         record=record,
+        faults=faults,
     )
 
 
@@ -185,6 +207,7 @@ def _read_record(path: Path) -> Mapping[str, Any]:
         raise TapertuneError(f"{path}: no schema_version, so this is not the record of a tapertune run")
     if version > SCHEMA_VERSION:
         raise TapertuneError(f"{path}: schema {version}; this tapertune reads up to {SCHEMA_VERSION}")
+    _score(record)
     return record
 
 
@@ -192,14 +215,17 @@ def _score(record: Mapping[str, Any]) -> Score | None:
     score = record.get("score")
     if score is None:
         return None
-    try:
-        value, interval, count = float(score["value"]), score.get("interval"), score.get("count")
-        low_high = None if interval is None else (float(interval[0]), float(interval[1]))
-        return Score(
-            metric=str(score["metric"]), value=value, count=None if count is None else int(count), interval=low_high
-        )
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise TapertuneError(f"run.json: score is {score!r}, not metric, value, count and interval") from error
+    wrong = TapertuneError(f"run.json: score is {shown(score)}, not metric, value, count and interval")
+    if not isinstance(score, Mapping) or not isinstance(score.get("metric"), str):
+        raise wrong
+    value, interval, count = score.get("value"), score.get("interval"), score.get("count")
+    numbers = [value, *(interval if isinstance(interval, list) else [])]
+    if not all(map(is_number, numbers)) or not (count is None or is_count(count)):
+        raise wrong
+    if interval is not None and len(numbers) != 3:
+        raise wrong
+    low_high = None if interval is None else (float(numbers[1]), float(numbers[2]))
+    return Score(metric=score["metric"], value=float(numbers[0]), count=count, interval=low_high)
 
 
 def _text(record: Mapping[str, Any], key: str) -> str | None:

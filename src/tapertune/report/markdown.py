@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..files import write_text
+from ..markup import escape
 from .cards import headline
 from .charts import loss_chart, parameter_chart, rank_chart, score_chart
 from .data import RunData, RunPath, load_runs
@@ -46,16 +46,16 @@ def render_markdown(runs: Sequence[RunData]) -> str:
 
 
 def _section(run: RunData, label: str, level: str) -> list[str]:
-    parts = [f"{level} {_escape(label)}", ", ".join(f"{key} {_escape(value)}" for key, value in subtitle(run))]
+    parts = [f"{level} {escape(label)}", ", ".join(f"{key} {escape(value)}" for key, value in subtitle(run))]
     if run.notice:
-        parts.append(f"> **{_escape(run.notice)}**")
+        parts.append(f"> **{escape(run.notice)}**")
     cards = [(card.title, card.value.text, "; ".join(each.text for each in card.details)) for card in headline(run)]
     parts.append(_table(["", "value", ""], cards))
     for heatmap in heatmap_charts(run):
-        parts += [f"{level}# {heatmap.title}", _escape(heatmap.caption), _heatmap_table(heatmap)]
+        parts += [f"{level}# {heatmap.title}", escape(heatmap.caption), _heatmap_table(heatmap)]
     for chart in (parameter_chart([run]), rank_chart([run]), loss_chart([run]), score_chart([run])):
         if chart is not None:
-            parts += [f"{level}# {_escape(chart.title)}", _escape(chart.caption), _table(chart.header, chart.rows)]
+            parts += [f"{level}# {escape(chart.title)}", escape(chart.caption), _table(chart.header, chart.rows)]
     for title, pairs in (("Settings", settings(run)), ("Environment", environment(run))):
         if pairs:
             parts += [f"{level}# {title}", _table(["", "value"], pairs)]
@@ -71,13 +71,6 @@ def _heatmap_table(chart: Chart) -> str:
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [[_escape(cell) for cell in line] for line in (header, *rows)]
+    lines = [[escape(cell) for cell in line] for line in (header, *rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line."""
-    flat = " ".join(text.split())
-    marked = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import TapertuneError, bad_value, nearest
+from ..errors import TapertuneError, bad_value
+from ..methods.rates import check_rate
 from ..redaction import HIDDEN, is_secret
+from ..synonyms import nearest, nearest_setting
 
 AUTO = "auto"
 """The learning rate that the method's rule gives."""
 _LEAST = {
     "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "max_steps": -1,
     "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
+    "logging_steps": 0, "eval_steps": 0, "save_steps": 0, "eval_delay": 0, "dataloader_num_workers": 0,
+    "save_total_limit": 1, "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0, "label_smoothing_factor": 0,
+    "eval_accumulation_steps": 1, "data_seed": 0,
 }  # fmt: skip
+_BELOW = {"adam_beta1": 1, "adam_beta2": 1, "label_smoothing_factor": 1}
+_ENDLESS = ("max_grad_norm",)  # infinite: no gradient is cut
+_LARGEST = 1 << 63
 _OURS = {
     "output_dir": "output_dir",
     "seed": "seed",
@@ -44,40 +54,74 @@ def training_defaults() -> dict[str, Any]:
     }
 
 
-def check_training(training: dict[str, Any]) -> dict[str, Any]:
+def training_names() -> list[str]:
+    """The fields of TrainingArguments that a run may set."""
+    from transformers import TrainingArguments
+
+    return [field.name for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in _OURS]
+
+
+def check_training(training: dict[str, Any], settings: Callable[[], list[str]] | None = None) -> dict[str, Any]:
     """The block again, checked.
+
+    Args:
+        training: the block.
+        settings: gives all that a run has, by dotted names, for the hint at an unknown one; None: those of the block.
 
     Raises:
         TapertuneError: a name is no field of TrainingArguments, or its value is of another type or too small.
     """
-    from transformers import TrainingArguments
-
-    hints = typing.get_type_hints(TrainingArguments)
-    names = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    checks = _checks()
+    names = training_names()
     for key, value in training.items():
         if key in _OURS:
             raise TapertuneError(f"training.{key} is set elsewhere ({_OURS[key]})")
         if key not in names:
-            guess = nearest(key, names)
-            hint = f"did you mean {f'training.{guess}'!r}? " if guess else ""
+            known = [f"training.{name}" for name in names] if settings is None else settings()
+            guess = nearest_setting(f"training.{key}", known)
+            hint = f"did you mean {guess!r}? " if guess else ""
             raise TapertuneError(
                 f"unknown setting {f'training.{key}'!r}: {hint}Allowed: the fields of transformers.TrainingArguments"
+                f" but {', '.join(_OURS)}"
             )
         if key == "learning_rate":
             _check_learning_rate(value)
             continue
+        hint, adapter = checks[key]
+        if key in _ENDLESS and value == math.inf:
+            continue
         try:
-            TypeAdapter(hints[key]).validate_python(value, strict=True)
-        except ValidationError as error:
+            adapter.validate_python(value, strict=True)
+        except (ValidationError, RecursionError) as error:
             shown = HIDDEN if is_secret(key) else value
-            raise bad_value(f"training.{key}", shown, _wanted(hints[key])) from error
-        if key in _LEAST and value is not None and value < _LEAST[key]:
-            raise bad_value(f"training.{key}", value, f"{_LEAST[key]} or more")
+            raise bad_value(f"training.{key}", shown, _wanted(hint)) from error
+        _check_range(key, value)
     if training.get("max_steps") == 0:
         raise bad_value("training.max_steps", 0, "1 or more, or -1 for whole epochs")
     if training.get("num_train_epochs", 1) <= 0:
         raise bad_value("training.num_train_epochs", training["num_train_epochs"], "more than 0")
     return training
+
+
+@functools.cache
+def _checks() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+    """Each field's type and what checks it."""
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    finite = ConfigDict(allow_inf_nan=False)
+    fields = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    return {name: (hints[name], TypeAdapter(hints[name], config=finite)) for name in fields}
+
+
+def _check_range(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not -_LARGEST < value < _LARGEST:
+        raise bad_value(f"training.{key}", value, "of fewer than 64 bits")
+    low, high = _LEAST.get(key), _BELOW.get(key)
+    if (low is not None and value < low) or (high is not None and value >= high):
+        raise bad_value(f"training.{key}", value, f"{low} or more" if high is None else f"from {low} to below {high}")
 
 
 def _check_learning_rate(value: Any) -> None:
@@ -86,8 +130,7 @@ def _check_learning_rate(value: Any) -> None:
         raise bad_value("training.learning_rate", value, f"{allowed}: did you mean {AUTO!r}?")
     if value == AUTO:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise bad_value("training.learning_rate", value, allowed)
+    check_rate("training.learning_rate", value, f", or {AUTO}")
 
 
 def _wanted(hint: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,17 +12,19 @@ from ..tasks.csv_files import CsvFormat
 
 
 class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TaskBlock(BaseModel):
     """What to learn, and where its rows are. Other keys are fields of the task itself, which checks them."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     name: str = Field(description="a GLUE task, text_classification or regression")
     data: str | None = Field(None, description="folder of the data, or sample for the one that is shipped")
     train: str | None = Field(None, description="training file, instead of a folder")
-    validation: str | None = Field(None, description="validation file, instead of a folder")
+    validation: str | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="validation file, instead of a folder; or the share of the training rows to hold out, 0.1"
+    )
     delimiter: str | None = Field(
         None, description="of CSV files: a character, or comma, semicolon, tab, pipe, space; none: by the file's ending"
     )
@@ -61,7 +63,7 @@ class TaskBlock(BaseModel):
 class MethodBlock(BaseModel):
     """The method's name; every other key goes to its config, which checks it."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     name: str = Field(description="a method, or full or head")
 
     @property

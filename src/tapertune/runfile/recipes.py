@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import TapertuneError, nearest
 
 _ENDING = ".yaml"
+_LAUNCHERS = "distributed/"  # accelerate's files, not runs
 
 
 def recipe_folder() -> Path:
@@ -21,7 +22,7 @@ def recipe_files() -> dict[str, Path]:
     """Every recipe's file by its name, such as ``aflora/glue-rte``."""
     folder = recipe_folder()
     named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob(f"*{_ENDING}")}
-    return dict(sorted(named.items()))
+    return {name: path for name, path in sorted(named.items()) if not name.startswith(_LAUNCHERS)}
 
 
 def find_recipe(name: str) -> Path:

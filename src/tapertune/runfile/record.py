@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import TapertuneError
+from ..errors import TapertuneError, shown
 from ..files import read_json, write_json
 
 VERSION = 1
@@ -108,6 +109,7 @@ class Record(_Part):
     git: Git
     rows: dict[str, Rows] | None = None
     learning_rate: Rate | None = None
+    trained_on: dict[str, Any] | None = None
     error: str | None = None
     score: Score | None = None
     metrics: dict[str, float] | None = None
@@ -162,16 +164,18 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
         TapertuneError: a field is wrong; the first one is named.
     """
     try:
-        return kind.model_validate(data)
+        return kind.model_validate_json(json.dumps(data), strict=True)
+    except RecursionError as error:
+        raise TapertuneError(f"{path}: it is nested too deeply") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise TapertuneError(f"{path}: {field}: {first['msg']}") from error
+        raise TapertuneError(f"{path}: {field} is {shown(first['input'])}: {first['msg']}") from error
 
 
 def _unset(record: Record) -> set[str]:
     optional = (
-        "rows", "learning_rate", "error", "score", "metrics", "parameters", "flops", "time", "memory", "adapter_bytes",
-        "steps", "skipped_steps",
+        "rows", "learning_rate", "trained_on", "error", "score", "metrics", "parameters", "flops", "time", "memory",
+        "adapter_bytes", "steps", "skipped_steps",
     )  # fmt: skip
     return {name for name in optional if getattr(record, name) is None}

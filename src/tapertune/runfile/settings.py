@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ..errors import TapertuneError, bad_value, unknown
+from ..methods.rates import check_rate
 from ..redaction import HIDDEN, hide_secrets
 from . import yamlfile
 from .arguments import check_training, training_defaults
 from .blocks import Block, EarlyStoppingBlock, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
+from .known import BASELINES as BASELINES  # beside what checks them
+from .known import known_settings, method_fields
 
 if TYPE_CHECKING:
     from ..host.config import ChainConfig
 
-BASELINES = ("full", "head")  # trained without an adapter: every weight, or the head alone
+_LONGEST_NAME = 200
 _NOT_SETTINGS = {
     "plan": ": plan is a block of its own",
     **dict.fromkeys(
         ("task_type", "peft_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "frozen",
-         "schema_version", "peft_version"),
+         "schema_version", "peft_version", "ranks", "adapted_modules", "shared_sizes"),
         ": the run sets it",
     ),
 }  # fmt: skip
@@ -51,8 +54,15 @@ class RunSettings(Block):
         description="steps in a row that may be left out as their gradients are NaN or infinite; auto: 5, and on an "
         "accelerator, where looking at each step waits for it, such a step ends the run",
     )
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="that torch computes with on a processor; auto: what is set already (OMP_NUM_THREADS), else the "
+        "command tries 1, half and all of them on a batch and takes the quickest",
+    )
     output_dir: str = Field("", description="the run's folder; empty: runs/NAME")
-    seed: int = Field(42, ge=0, description="of the head's start, the adapter's start, data order and dropout")
+    seed: int = Field(
+        42, ge=0, lt=1 << 63, description="of the head's start, the adapter's start, data order and dropout"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -85,7 +95,32 @@ def load_settings(path: str | Path | None = None, overrides: Mapping[str, Any] |
         TapertuneError: the file cannot be read, a key is unknown (the nearest is named), or a value is wrong.
     """
     raw = {} if path is None else yamlfile.read(Path(path))
-    return check_settings(yamlfile.apply_overrides(raw, dict(overrides or {})))
+    return check_settings(with_overrides(raw, overrides or {}))
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested settings with dotted ones set, the method's fields by the method's own names in both.
+
+    Raises:
+        TapertuneError: a name leads through something that is not a block, or a field is given by two names.
+
+    >>> with_overrides({"method": {"name": "adalora", "init_r": 12}}, {"method.r": 4})
+    {'method': {'name': 'adalora', 'init_r': 4}}
+    """
+    from ..methods import METHODS
+
+    block = raw.get("method")
+    fields = dict(block) if isinstance(block, Mapping) else {"name": block}
+    given = overrides.get("method.name", overrides.get("method", fields.get("name")))
+    row = METHODS.get(given) if isinstance(given, str) else None
+    if row is None:
+        return yamlfile.apply_overrides(dict(raw), dict(overrides))
+    start = "method."
+    inside = {name.removeprefix(start): value for name, value in overrides.items() if name.startswith(start)}
+    changes = {name: value for name, value in overrides.items() if not name.startswith(start)}
+    changes |= {f"{start}{name}": value for name, value in row.own_names(inside).items()}
+    named = {**raw, "method": row.own_names(fields)} if isinstance(block, Mapping) else dict(raw)
+    return yamlfile.apply_overrides(named, changes)
 
 
 def check_settings(raw: Mapping[str, Any]) -> RunSettings:
@@ -97,14 +132,25 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     try:
         settings = RunSettings.model_validate(dict(raw))
     except ValidationError as error:
-        raise _translate(error) from error
+        raise _translate(error, raw) from error
+    check_name(settings.name, settings.output_dir)
     settings.task.max_length = settings.task.declaration().max_length
-    _check_method(settings)
+    _check_method(settings, raw)
     _check_quantization(settings)
+    if settings.head.learning_rate is not None:
+        check_rate("head.learning_rate", settings.head.learning_rate)
     # a record's settings name its secrets without their values: these come from the environment or are given anew
     given = {name: value for name, value in settings.training.items() if value != HIDDEN}
-    settings.training = {**training_defaults(), **check_training(given)}
+    settings.training = {**training_defaults(), **check_training(given, lambda: _all_settings(raw))}
     return settings
+
+
+def check_name(name: str, output_dir: str) -> None:
+    """Raises TapertuneError for a name of a run that is not one line, or a folder that no system has."""
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise bad_value("name", name, f"one line of at most {_LONGEST_NAME} printable characters")
+    if "\0" in output_dir or not output_dir.strip():
+        raise bad_value("output_dir", output_dir, "the path of a folder")
 
 
 def check_task(raw: Mapping[str, Any]) -> TaskBlock:
@@ -116,7 +162,11 @@ def check_task(raw: Mapping[str, Any]) -> TaskBlock:
     return check_settings({"model": "none", "method": "head", "task": dict(raw)}).task
 
 
-def _check_method(settings: RunSettings) -> None:
+def _all_settings(raw: Mapping[str, Any]) -> list[str]:
+    return known_settings(list(RunSettings.model_fields), raw)
+
+
+def _check_method(settings: RunSettings, raw: Mapping[str, Any]) -> None:
     from ..methods import METHODS
 
     name, fields = settings.method.name, settings.method.fields
@@ -128,10 +178,21 @@ def _check_method(settings: RunSettings) -> None:
         return
     if name not in METHODS:
         raise unknown("method", name, [*METHODS, *BASELINES])
+    allowed = method_fields(name)[1:]
+    fields = METHODS[name].own_names(fields)
     for key in fields:
         if key in _NOT_SETTINGS:
             raise TapertuneError(f"method.{key} is no setting of a run{_NOT_SETTINGS[key]}")
+        if key not in allowed:
+            raise _unknown_field(name, key, allowed, raw)
+    settings.method = MethodBlock.model_validate({"name": name, **fields})
     adapter_config(settings)
+
+
+def _unknown_field(method: str, key: str, allowed: list[str], raw: Mapping[str, Any]) -> TapertuneError:
+    """The error for a field that the method does not have; the hint may be a setting of another block."""
+    settings = [name.removeprefix("method.") for name in _all_settings(raw)]
+    return unknown(f"field of {method}", key, allowed, settings=[*allowed, *settings])
 
 
 def _check_quantization(settings: RunSettings) -> None:
@@ -166,19 +227,37 @@ def adapter_config(settings: RunSettings, modules_to_save: list[str] | None = No
     return tapertune.make_config(settings.method.name, task_type=task_type, **fields)
 
 
-def _translate(error: ValidationError) -> TapertuneError:
+def _translate(error: ValidationError, raw: Mapping[str, Any]) -> TapertuneError:
     errors = error.errors()
     # a misspelt name is also a missing one
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    path = ".".join(str(part) for part in first["loc"])
+    place = _place(first["loc"])
+    path = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
-        return unknown("setting", path, _known(first["loc"][:-1]))
+        return unknown("setting", path, _known(place[:-1]), settings=_all_settings(raw))
     if first["type"] == "missing":
-        return TapertuneError(f"setting {path} is missing: {_description(first['loc'])}")
-    message = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        return TapertuneError(f"setting {path} is missing: {_description(place)}")
+    # a value of several kinds has an error for each of them
+    wanted = dict.fromkeys(_wanted(each) for each in errors if _place(each["loc"]) == place)
+    return bad_value(path, first["input"], " or ".join(wanted))
+
+
+def _wanted(error: Any) -> str:
+    if error["type"].startswith("model_"):
+        return "a block of settings"
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     plain = {"string": "text", "integer": "a whole number", "number": "a number", "dictionary": "a block of settings"}
-    block = first["type"].startswith("model_")
-    return bad_value(path, first["input"], "a block of settings" if block else plain.get(message, message))
+    return plain.get(message) or message
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A place in a run file, without the kinds of value that pydantic names behind it."""
+    model: type[BaseModel] | None = RunSettings
+    for depth, part in enumerate(loc):
+        if model is None or (str(part) not in model.model_fields and depth < len(loc) - 1):
+            return loc[:depth]
+        model = _block_of(model, part)
+    return loc
 
 
 def _known(blocks: tuple[int | str, ...]) -> list[str]:
@@ -194,9 +273,15 @@ def _description(loc: tuple[int | str, ...]) -> str:
 def _model_at(blocks: tuple[int | str, ...]) -> type[BaseModel]:
     model: type[BaseModel] = RunSettings
     for block in blocks:
-        hint = model.model_fields[str(block)].annotation
-        parts = (part for part in (hint, *typing.get_args(hint)) if isinstance(part, type))
-        inner = next((part for part in parts if issubclass(part, BaseModel)), None)
+        inner = _block_of(model, block)
         assert inner is not None, "only blocks have unknown keys"
         model = inner
     return model
+
+
+def _block_of(model: type[BaseModel], name: int | str) -> type[BaseModel] | None:
+    """The block that a field holds, if it holds one."""
+    field = model.model_fields.get(str(name))
+    hint = None if field is None else field.annotation
+    parts = (part for part in (hint, *typing.get_args(hint)) if isinstance(part, type))
+    return next((part for part in parts if issubclass(part, BaseModel)), None)

@@ -14,7 +14,7 @@ from . import raw
 from .fields import BadField, Numbered
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-_LIKELY = ("comma", "semicolon", "tab", "pipe")
+LIKELY = ("comma", "semicolon", "tab", "pipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def csv_rows(path: Path, form: CsvFormat) -> Numbered:
 
 
 def _check_header(path: Path, names: Sequence[str], delimiter: str) -> None:
-    other = next((n for n in _LIKELY if len(names) == 1 and DELIMITERS[n] in names[0]), None)
+    other = next((n for n in LIKELY if len(names) == 1 and DELIMITERS[n] in names[0]), None)
     if other:
         known = {mark: f"{name}s" for name, mark in DELIMITERS.items()}
         raise TapertuneError(

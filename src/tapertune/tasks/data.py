@@ -9,7 +9,7 @@ comes with the package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,14 @@ from typing import TypeVar
 from ..errors import TapertuneError, nearest
 from .base import Task
 from .csv_files import CsvFormat
+from .declare import OWN
 from .fields import BadField, UnknownLabel
-from .files import CSV, SUFFIXES, Table, open_table
-from .hub import hub_tables
+from .files import CSV, SUFFIXES, Table
+from .held_out import divide
+from .hub import hub_tables, no_files
 from .kinds import Example, Kind, get_kind
 from .remarks import label_remarks, overlap_remarks
+from .sniff import open_data
 
 SAMPLE = "sample"
 TOLERATED = 0.01  # share of rows that cannot be used beyond which a run stops
@@ -42,12 +45,14 @@ class Split:
         name: of the file or the hub's split.
         skipped: a note on rows that could not be used, or None.
         bad: their number.
+        notes: on how the file is read.
     """
 
     examples: list[Example] = field(repr=False)
     name: str = ""
     skipped: str | None = None
     bad: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -72,7 +77,7 @@ def load(
     *,
     data: str | None = None,
     train: str | None = None,
-    validation: str | None = None,
+    validation: str | float | None = None,
     train_rows: int | None = None,
     validation_rows: int | None = None,
     skip_bad_rows: bool = False,
@@ -84,7 +89,7 @@ def load(
     Args:
         task: the declaration.
         data: a folder, or ``sample``.
-        train, validation: files, instead of a folder.
+        train, validation: files, instead of a folder; or validation is the share of the training rows that is held out.
         train_rows, validation_rows: take the first so many rows only.
         skip_bad_rows: leave out rows that cannot be used, however many.
         stream: leave the training rows where they are.
@@ -103,19 +108,32 @@ def load(
         kind.check_split(task, split.examples, split.name)
     rows = training if stream else check(task, training, skip_bad_rows)
     known = rows.examples if isinstance(rows, Split) else None
-    notes = label_remarks(task, None if known is None else len(known))
+    notes = list(dict.fromkeys(note for table in (training, *evaluation.values()) for note in table.notes))
+    notes += label_remarks(task, None if known is None else len(known))
     held_out = {name: (split.name, split.examples) for name, split in splits.items()}
     notes += overlap_remarks(training.name, known, held_out)
     return Data(task=task, train=rows, evaluation=splits, notes=notes)
 
 
-def training_table(task: Task, *, data: str | None = None, train: str | None = None, form: CsvFormat = _ANY) -> Table:
+def training_table(
+    task: Task,
+    *,
+    data: str | None = None,
+    train: str | None = None,
+    validation: str | float | None = None,
+    form: CsvFormat = _ANY,
+) -> Table:
     """The training rows alone, as they are in their file. Arguments and errors are those of ``load``."""
+    whole = _training_file(task, data, train, form)
+    return whole if validation is None or isinstance(validation, str) else divide(whole, validation)[0]
+
+
+def _training_file(task: Task, data: str | None, train: str | None, form: CsvFormat, *, stream: bool = False) -> Table:
     if train is not None:
-        return open_table(Path(train), form)
+        return open_data(Path(train), form)
     if data is None:
-        return hub_tables(task, ("train",))["train"]
-    return open_table(_required(_data_folder(task, data), _stems(task, "train")), form)
+        return hub_tables(task, ("train",), stream=stream)["train"]
+    return open_data(_required(_data_folder(task, data), _stems(task, "train")), form)
 
 
 def check_files(
@@ -123,7 +141,7 @@ def check_files(
     *,
     data: str | None = None,
     train: str | None = None,
-    validation: str | None = None,
+    validation: str | float | None = None,
     form: CsvFormat = _ANY,
 ) -> None:
     """Are the files that are named there, and do they have the task's columns? Of each only the first row is read, and
@@ -133,7 +151,12 @@ def check_files(
         TapertuneError: a file is missing or cannot be read, or lacks a column.
     """
     if data is None and train is None and validation is None:
+        if task.hub is None and task.name in OWN:
+            raise no_files(task)
         return
+    missing = [name for name in (train, validation) if isinstance(name, str) and not _is_there(Path(name))]
+    if len(missing) > 1:
+        raise TapertuneError(f"no such files: {', '.join(map(repr, missing))}")
     training, evaluation = _tables(task, data, train, validation, form)
     for table in (training, *evaluation.values()):
         check_columns(get_kind(task.kind), task, table)
@@ -156,14 +179,18 @@ def load_evaluation(
     task: Task,
     *,
     data: str | None = None,
-    validation: str | None = None,
+    train: str | None = None,
+    validation: str | float | None = None,
     validation_rows: int | None = None,
     skip_bad_rows: bool = False,
     form: CsvFormat = _ANY,
 ) -> dict[str, Split]:
-    """The splits to evaluate alone, of a task whose labels are known. Arguments and errors are those of ``load``."""
-    if validation is not None:
-        tables = {task.evaluation[0]: open_table(Path(validation), form)}
+    """The splits to evaluate alone, of a task whose labels are known. Arguments and errors are those of ``load``;
+    ``train`` is read only where a share of it is what is evaluated."""
+    if validation is not None and not isinstance(validation, str):
+        tables = {task.evaluation[0]: divide(_training_file(task, data, train, form), validation)[1]}
+    elif validation is not None:
+        tables = {task.evaluation[0]: open_data(Path(validation), form)}
     elif data is None:
         tables = hub_tables(task, task.evaluation)
     else:
@@ -192,7 +219,7 @@ def check(task: Task, table: Table, skip_bad_rows: bool = False, *, labelled: bo
     skipped = _skipped(table, bad, len(examples) + len(bad), skip_bad_rows) if bad else None
     if not examples:
         raise TapertuneError(f"{table.name}: no row can be used; {table.where(bad[0][0])}: {bad[0][1]}")
-    return Split(examples=examples, name=table.name, skipped=skipped, bad=len(bad))
+    return Split(examples=examples, name=table.name, skipped=skipped, bad=len(bad), notes=table.notes)
 
 
 def checked_rows(
@@ -242,22 +269,38 @@ def _skipped(table: Table, bad: list[tuple[int, str]], rows: int, skip: bool) ->
 
 
 def _tables(
-    task: Task, data: str | None, train: str | None, validation: str | None, form: CsvFormat, *, stream: bool = False
+    task: Task,
+    data: str | None,
+    train: str | None,
+    validation: str | float | None,
+    form: CsvFormat,
+    *,
+    stream: bool = False,
 ) -> tuple[Table, dict[str, Table]]:
+    if validation is not None and not isinstance(validation, str):
+        if data is not None and train is not None:
+            raise TapertuneError("task.data and task.train exclude each other: name a folder or a file")
+        whole = _training_file(task, data, train, form, stream=stream)
+        _check_form(form, [whole.name])
+        training, held = divide(whole, validation)
+        return training, {task.evaluation[0]: held}
     if train is not None or validation is not None:
         if train is None or validation is None:
-            raise TapertuneError("task.train and task.validation go together: name both files")
+            raise TapertuneError(
+                "task.train and task.validation go together: name both files, or give the share of the training rows to"
+                " hold out (task.validation: 0.1)"
+            )
         if data is not None:
             raise TapertuneError("task.data and task.train exclude each other: name a folder or two files")
         _check_form(form, [train, validation])
-        return open_table(Path(train), form), {task.evaluation[0]: open_table(Path(validation), form)}
+        return open_data(Path(train), form), {task.evaluation[0]: open_data(Path(validation), form)}
     if data is None:
         _check_form(form, [])
         tables = hub_tables(task, ("train", *task.evaluation), stream=stream)
         return tables.pop("train"), tables
     folder = _data_folder(task, data)
     evaluation = _evaluation_tables(task, folder, form)
-    training = open_table(_required(folder, _stems(task, "train")), form)
+    training = open_data(_required(folder, _stems(task, "train")), form)
     _check_form(form, [training.name, *(table.name for table in evaluation.values())])
     return training, evaluation
 
@@ -275,7 +318,7 @@ def _evaluation_tables(task: Task, folder: Path, form: CsvFormat) -> dict[str, T
     if not found:
         main = task.evaluation[0]
         found = [(main, _required(folder, (*_stems(task, main), *(s for s in ("validation", "heldout") if s != main))))]
-    return {name: open_table(file, form) for name, file in found}
+    return {name: open_data(file, form) for name, file in found}
 
 
 def _data_folder(task: Task, data: str) -> Path:
@@ -317,4 +360,11 @@ def _required(folder: Path, stems: tuple[str, ...]) -> Path:
 def _first(table: Table, limit: int | None) -> Table:
     if limit is None:
         return table
-    return Table(name=table.name, unit=table.unit, read=lambda: islice(table.read(), limit))
+    return replace(table, read=lambda: islice(table.read(), limit))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character in it
+        return False

@@ -78,11 +78,19 @@ def _check(name: str, fields: Mapping[str, Any], types: Mapping[str, Any], other
             if key in _columns():
                 kinds = " and ".join(own for own, make in OWN.items() if key in inspect.signature(make).parameters)
                 raise TapertuneError(f"task.{key} is no setting of {name}; it is for {kinds}")
-            raise unknown("setting", f"task.{key}", [f"task.{other}" for other in (*types, *others)])
+            names = [f"task.{other}" for other in (*types, *others)]
+            raise unknown("setting", f"task.{key}", names, settings=names)
         try:
             TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:
             raise bad_value(f"task.{key}", value, error.errors()[0]["msg"].removeprefix("Input should be ")) from error
+
+
+def task_fields(name: str) -> list[str]:
+    """The fields of a task that a run file may set; none of a task that there is not."""
+    if name in OWN:
+        return list(inspect.signature(OWN[name]).parameters)
+    return list(TASKS[name].settable) if name in TASKS else []
 
 
 def _columns() -> set[str]:

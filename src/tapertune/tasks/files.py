@@ -29,11 +29,13 @@ class Table:
         name: of the file, or of the split on the hub.
         unit: what rows are numbered by: line or row.
         read: the rows with their numbers; a line that is no row is an error in its place.
+        notes: what to tell of how it is read.
     """
 
     name: str
     unit: str
     read: Callable[[], Numbered]
+    notes: tuple[str, ...] = ()
 
     def where(self, number: int) -> str:
         """The place of a row, such as ``train.jsonl, line 3``."""

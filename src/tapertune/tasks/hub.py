@@ -17,9 +17,7 @@ def hub_tables(task: Task, splits: Sequence[str], *, stream: bool = False) -> di
         TapertuneError: the task has none, it cannot be had, or it has no such split.
     """
     if task.hub is None:
-        raise TapertuneError(
-            f"task {task.name!r} needs files: set task.data to a folder, or task.train and .validation"
-        )
+        raise no_files(task)
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -36,6 +34,11 @@ def hub_tables(task: Task, splits: Sequence[str], *, stream: bool = False) -> di
         if split not in loaded:
             raise TapertuneError(f"{full} has no split {split!r}. Splits: {', '.join(loaded)}")
     return {split: _table(loaded[split], f"{full} {split}") for split in splits}
+
+
+def no_files(task: Task) -> TapertuneError:
+    """The error for a task that has no data set on the hub, and is given none."""
+    return TapertuneError(f"task {task.name!r} needs files: set task.data to a folder, or task.train and .validation")
 
 
 def _table(rows: Any, name: str) -> Table:

@@ -26,6 +26,22 @@ def f1(predictions: Array, labels: Array) -> float:
     return float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
+def macro_f1(predictions: Array, labels: Array) -> float:
+    """The mean of the classes' F1, over those that predictions or labels hold: rare classes count as much as others."""
+    return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+
+
+def weighted_f1(predictions: Array, labels: Array) -> float:
+    """The mean of the classes' F1, each by its share of the labels."""
+    return float(metrics.f1_score(labels, predictions, average="weighted", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+
+
+def balanced_accuracy(predictions: Array, labels: Array) -> float:
+    """The mean of the classes' recall, over those that the labels hold."""
+    right = predictions == labels
+    return float(np.mean([right[labels == number].mean() for number in np.unique(labels)]))
+
+
 def mcc(predictions: Array, labels: Array) -> float:
     """Matthews' correlation; 0 where all predictions are alike."""
     return float(metrics.matthews_corrcoef(labels, predictions))
@@ -41,7 +57,10 @@ def spearman(predictions: Array, labels: Array) -> float:
     return _correlation(stats.spearmanr, predictions, labels)
 
 
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "f1": f1, "mcc": mcc, "pearson": pearson, "spearman": spearman}
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy, "f1": f1, "macro_f1": macro_f1, "weighted_f1": weighted_f1,
+    "balanced_accuracy": balanced_accuracy, "mcc": mcc, "pearson": pearson, "spearman": spearman,
+}  # fmt: skip
 PROPORTIONS = frozenset({"accuracy"})
 
 

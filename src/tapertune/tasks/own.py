@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import bad_value, unknown
 from .base import Task
+
+CLASS_METRICS = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "mcc", "f1")
 
 
 def text_classification(
-    *, text: str = "text", text_pair: str | None = None, label: str = "label", labels: Sequence[str] = ()
+    *,
+    text: str = "text",
+    text_pair: str | None = None,
+    label: str = "label",
+    labels: Sequence[str] = (),
+    metrics: Sequence[str] = ("accuracy",),
 ) -> Task:
     """A class for each text, or each pair of texts.
 
@@ -17,16 +25,26 @@ def text_classification(
         text_pair: the column of a second text, if there is one.
         label: the column of the class: a name, or a whole number.
         labels: the class names in order; without them, the values that the training file holds, sorted.
+        metrics: what is measured, the score first: accuracy, macro_f1 (rare classes count as much as others),
+            weighted_f1, balanced_accuracy, mcc, or f1 (of the second of two classes).
+
+    Raises:
+        TapertuneError: an unknown metric (the nearest is named), or none.
 
     >>> text_classification(text="review", label="stars").text
     ('review',)
     """
+    if isinstance(metrics, str) or not metrics:
+        raise bad_value("task.metrics", metrics, f"a list of {', '.join(CLASS_METRICS)}")
+    for name in metrics:
+        if name not in CLASS_METRICS:
+            raise unknown("metric in task.metrics", name, CLASS_METRICS)
     return Task(
         name="text_classification",
         text=_columns(text, text_pair),
         label=label,
         labels=tuple(labels),
-        metrics=("accuracy",),
+        metrics=tuple(dict.fromkeys(metrics)),
     )
 
 

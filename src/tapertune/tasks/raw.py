@@ -71,8 +71,7 @@ def text_lines(path: Path, encoding: str | None) -> Generator[str, None, None]:
     """
     number = 0
     with open_bytes(path) as file:
-        start = file.peek(4)[:4]
-        chosen = next((name for mark, name in _BOMS if start.startswith(mark)), encoding or "utf-8")
+        chosen = marked_encoding(file.peek(4)[:4]) or encoding or "utf-8"
         text = io.TextIOWrapper(file, encoding=chosen, newline="")
         try:
             for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), 1):
@@ -86,6 +85,11 @@ def text_lines(path: Path, encoding: str | None) -> Generator[str, None, None]:
             raise TapertuneError(f"{path}, line {number + 1 + ahead}: not {what} text: {hint}") from error
         finally:
             text.detach()
+
+
+def marked_encoding(start: bytes) -> str | None:
+    """The encoding that a byte order mark at the start of a file names, or None."""
+    return next((name for mark, name in _BOMS if start.startswith(mark)), None)
 
 
 def whole(path: Path) -> bytes:

@@ -3,6 +3,7 @@ trained on and evaluated on."""
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -62,7 +63,8 @@ def overlap_remarks(
     for split, (name, examples) in evaluation.items():
         count = sum(_digest(example) in known for example in examples) if known else 0
         if _same_file(train, name):
-            found.append(f"{split} is the training file itself ({name}): its score says nothing of other rows")
+            same = "the training file itself" if Path(train).samefile(name) else "the same as the training file"
+            found.append(f"{split} is {same} ({name}): its score says nothing of other rows")
         elif 2 * count > len(examples):
             found.append(f"{split}: {count} of {len(examples)} rows of {name} are in {train} too")
     return found
@@ -75,6 +77,8 @@ def _digest(example: Any) -> bytes:
 def _same_file(one: str, other: str) -> bool:
     paths = Path(one), Path(other)
     try:
-        return paths[0].exists() and paths[1].exists() and paths[0].samefile(paths[1])
+        if not (paths[0].is_file() and paths[1].is_file()):
+            return False
+        return paths[0].samefile(paths[1]) or filecmp.cmp(*paths, shallow=False)
     except (OSError, ValueError):
         return False

@@ -80,6 +80,11 @@ class Stream(IterableDataset[Feature]):
         self._epoch = epoch
 
     @property
+    def source(self) -> str:
+        """The file that it reads, or the name of the split on the hub."""
+        return self._table.name
+
+    @property
     def counts(self) -> Counts:
         """Of the rows read so far, all passes together."""
         return Counts(**dict(zip(_COUNTED, self._counts.tolist(), strict=True)))

@@ -10,9 +10,11 @@ import sys
 
 from ..errors import TapertuneError
 from ..runfile.yamlfile import parse
+from .openmp import begin
 
 
 def main() -> int:
+    free = begin()
     try:
         raw = parse(sys.stdin.read(), "standard input")
         from ..runfile.settings import check_settings
@@ -21,7 +23,7 @@ def main() -> int:
 
         settings = check_settings(raw)
         with display_for(settings.name) as display:
-            run(settings, display=display)
+            run(settings, display=display, free_threads=free)
     except TapertuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ optimizer's parameters under a plan.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,12 @@ from ..files import read_json_object
 from ..tasks.kinds.sharing import gathered
 
 _ON = ("1", "true", "yes", "on", "y", "t")
+_LOST = re.compile(r"by peer|broken pipe|timed? ?out|remote process exited|connection|ncclRemoteError", re.IGNORECASE)
 _SPLIT = 3  # DeepSpeed's stage that splits the weights themselves
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""
 
 
 def join(*, cpu: bool = False) -> torch.device:
@@ -64,6 +70,11 @@ def any_of(value: bool) -> bool:
     flag = torch.tensor(int(value), device=PartialState().device)
     distributed.all_reduce(flag, distributed.ReduceOp.MAX)
     return bool(flag)
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error says that another process does not answer any more."""
+    return _joined() and isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 def _joined() -> bool:

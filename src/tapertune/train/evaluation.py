@@ -18,11 +18,13 @@ from ..tasks import Task
 from ..tasks import data as rows_of
 from ..tasks.counts import Counts
 from ..tasks.counts import notes as notes_of
+from ..tasks.csv_files import CsvFormat
 from ..tasks.encode import encode
 from ..tasks.fields import BadField, Numbered, Row
-from ..tasks.files import Table, open_table
+from ..tasks.files import Table
 from ..tasks.kinds import Example, get_kind
 from ..tasks.output import ENDINGS, written_rows
+from ..tasks.sniff import open_data
 from .distributed import is_first
 from .measure import Measured, measure
 from .prepare import check_model_length, data_notes
@@ -75,6 +77,7 @@ def evaluate(
     splits = rows_of.load_evaluation(
         chosen,
         data=block.data,
+        train=block.train,
         validation=block.validation,
         validation_rows=block.validation_rows,
         skip_bad_rows=block.skip_bad_rows,
@@ -86,7 +89,8 @@ def evaluate(
         name: encode(chosen, split.examples, tokenizer, chosen.max_length, train=False)
         for name, split in splits.items()
     }
-    notes = [note for name, split in splits.items() for note in data_notes(chosen, split, encoded[name])]
+    notes = [note for split in splits.values() for note in split.notes]
+    notes += [note for name, split in splits.items() for note in data_notes(chosen, split, encoded[name])]
     forward = forward_with(folder, model, tokenizer, batch_size, start(sum(map(len, encoded.values()))))
     return chosen, {name: measure(chosen, forward, rows) for name, rows in encoded.items()}, notes
 
@@ -125,14 +129,14 @@ def predict(
     block = task_block(folder, task, given)
     chosen = task_of(folder, block)
     kind = get_kind(chosen.kind)
-    table = open_table(file, *([block.form] if block else []))
+    table = open_data(file, block.form if block else CsvFormat())
     columns: dict[str, None] = {}
     noted = _noting(table, columns)
     checked = rows_of.check(chosen, noted, block.skip_bad_rows if block else False, labelled=False)
     answered = kind.answer_columns(chosen)
     if not overwrite and (own := next((name for name in answered if name in columns), None)):
         raise TapertuneError(f"{table.name} has a column {own!r} itself: --overwrite puts the answers in its place")
-    notes = [checked.skipped] if checked.skipped else []
+    notes = [*table.notes, *([checked.skipped] if checked.skipped else [])]
     count = len(checked)
     del checked
     model, tokenizer = load_trained(folder, chosen)

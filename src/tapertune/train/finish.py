@@ -26,9 +26,17 @@ from .trainer import Costs
 
 
 def finish(
-    prepared: Prepared, trainer: Trainer, record: Record, costs: Costs, parameters: Parameters, folder: Path
+    prepared: Prepared,
+    trainer: Trainer,
+    record: Record,
+    costs: Costs,
+    parameters: Parameters,
+    folder: Path,
+    *,
+    fixed: bool = False,
 ) -> Record:
-    """Evaluates and writes everything but ``run.json``; returns its content.
+    """Evaluates and writes everything but ``run.json``; returns its content. ``fixed``: what froze went on costing its
+    backward work, as several processes could not do without it.
 
     Raises:
         ArithmeticError: the evaluation loss is not a finite number.
@@ -46,7 +54,7 @@ def finish(
         "metrics": metrics,
         "parameters": parameters,
         "flops": measured.run_flops(
-            prepared.settings, built.model, built.head, tokens, events, steps, distributed=distributed.total(1) > 1
+            prepared.settings, built.model, built.head, tokens, events, steps, distributed=fixed
         ),
         "time": Time(
             train_seconds=costs.train_seconds,

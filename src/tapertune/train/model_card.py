@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ..markup import block, code, escape
 from ..runfile.record import Record
 from ..runfile.settings import BASELINES
 from ..tasks import Task
@@ -27,15 +28,16 @@ def model_card(record: Record, task: Task, base: str) -> str:
     assert record.score and record.parameters and record.metrics, "a card is written for a run that is done"
     shown = _MINILM_NAME if record.model == MINILM else record.model
     score, count = record.score, record.parameters
-    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in record.metrics.items())
+    metrics = "\n".join(f"| {escape(name)} | {value:.4f} |" for name, value in record.metrics.items())
     low, high = score.interval
+    title = f" ({task.title})" if task.title else ""
     settings = yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True)
     return f"""---
 {_front_matter(record)}---
 
-# {record.name}
+# {escape(record.name)}
 
-`{shown}` fine-tuned with `{record.method}` on `{task.name}`{f" ({task.title})" if task.title else ""} by tapertune
+{code(shown)} fine-tuned with {code(record.method)} on {code(task.name)}{title} by tapertune
 {record.versions["tapertune"]}.
 
 ## Results
@@ -51,14 +53,11 @@ Trained parameters of the adapter: {count.start:,} at the start, {count.average:
 
 ## How to load it
 
-```python
-{_loading(record, task, base)}
-```
+{block(_loading(record, task, base), "python")}
 
 ## Settings
 
-```yaml
-{settings}```
+{block(settings, "yaml")}
 """
 
 

@@ -11,6 +11,8 @@ from transformers import TrainingArguments
 
 from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
+from ..host import ChainLayer, find_config
+from ..host.ranks import width_remark
 from ..methods.rates import SuggestedRate
 from ..runfile.arguments import AUTO
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
@@ -105,10 +107,23 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
         evaluation=evaluation,
         args=args,
         counts={name: counts_of(encoded, split.bad) for name, (split, encoded) in splits.items()},
-        notes=[note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")]
+        notes=_rank_notes(settings, built)
+        + [note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")]
         + loaded.notes,
         rule=rule,
     )
+
+
+def _rank_notes(settings: RunSettings, built: Built) -> list[str]:
+    """What to tell of the adapter's ranks."""
+    if settings.method.name in BASELINES:
+        return []
+    layers = {
+        layer.module_path: layer.get_base_layer() for layer in built.model.modules() if isinstance(layer, ChainLayer)
+    }
+    config = find_config(built.model, "default")
+    remark = width_remark(config, layers)
+    return [] if remark is None else [f"method.{remark}"]
 
 
 def data_notes(task: Task, split: data.Split, encoded: Encoded, *, train: bool = False) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ..cost.budget import minutes_in_words
 from ..cost.weights import sizes
 from .distributed import is_first
 
@@ -96,6 +98,17 @@ class LineDisplay(Display):
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
+        self._begun, self._first = time.monotonic(), 0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self._begun, self._first = time.monotonic(), state.global_step
+
+    def _left(self, state: TrainerState) -> str:
+        """The time that the steps to come take if they take what the others took, evaluations among them."""
+        taken = (time.monotonic() - self._begun) / max(1, state.global_step - self._first)
+        left = taken * (state.max_steps - state.global_step)
+        return f"  {minutes_in_words(left / 60)} left" if left else ""
 
     def on_log(
         self,
@@ -107,7 +120,10 @@ class LineDisplay(Display):
     ) -> None:
         super().on_log(args, state, control, logs, **kwargs)
         if "loss" in (logs or {}):
-            print(f"{self._name}  step {state.global_step}/{state.max_steps}  {self.line()}", flush=True)
+            print(
+                f"{self._name}  step {state.global_step}/{state.max_steps}  {self.line()}{self._left(state)}",
+                flush=True,
+            )
 
 
 def display_for(name: str) -> Display:

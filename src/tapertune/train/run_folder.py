@@ -12,6 +12,7 @@ from ..adapt.plan import present_names
 from ..errors import TapertuneError
 from ..files import is_temporary, read_json_object, usual_permissions
 from ..integrations.manifest import MANIFEST, Fault, checkpoints, find_fault, listed, resume_point
+from ..integrations.same_run import SPLIT
 from ..redaction import is_secret
 from ..runfile.arguments import AUTO
 from ..runfile.record import FILE, read_record
@@ -25,6 +26,7 @@ ASIDE = ".tapertune.replaced"  # what --overwrite replaces, until the new run ha
 MOVING = ".tapertune.moving"  # the same, while it is moved
 SAVING = ".saving"
 _RATE = "training.learning_rate"
+_SPLIT = {f"training.{name}" for name in SPLIT}
 _OURS = {
     FILE, EVENTS, "task.json", "adapter_config.json", "adapter_model.safetensors", "README.md", "trainer_state.json",
     "all_results.json", "report.html", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -72,7 +74,9 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
     """The checkpoint that a run goes on from, None when it was stopped before its first; and what to tell of it.
 
     Raises:
-        TapertuneError: there is no run, it is done, its settings were others, or none of its checkpoints is whole.
+        TapertuneError: there is no run, it is done, its settings were others, or none of its checkpoints is whole. How
+            batches are split over processes and passes may be other than then: that they are of the same size is
+            checked where the run goes on.
     """
     if not (folder / FILE).is_file():
         raise TapertuneError(f"nothing to resume: {str(folder)!r} holds no run")
@@ -84,8 +88,10 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
     if record.learning_rate is None and new.get(_RATE) == AUTO != old.get(_RATE):
         # of an earlier version, whose default was a number: the run goes on at that
         new[_RATE] = settings.training["learning_rate"] = old[_RATE]
-    keys = {key for key in {*old, *new} if key != "output_dir" and not is_secret(key)}
+    keys = {key for key in {*old, *new} if key not in ("output_dir", "threads") and not is_secret(key)}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
+    if record.trained_on is not None and set(changed) <= _SPLIT:
+        changed = []  # their product is what counts, and is compared with that
     if changed:
         shown = ", ".join(f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in changed)
         raise TapertuneError(f"cannot resume {str(folder)!r} with other settings: {shown}")

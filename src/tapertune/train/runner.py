@@ -14,7 +14,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..errors import TapertuneError
+from ..files import drop_temporaries
 from ..integrations.manifest import checkpoints
+from ..integrations.same_run import check_facts
 from ..integrations.watch import LearningWatch
 from ..methods.rates import SuggestedRate
 from ..redaction import hide_in_text
@@ -23,10 +25,11 @@ from ..runfile.record import Parameters, Record, Rows, read_record, write_end, w
 from ..runfile.settings import BASELINES, RunSettings
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
-from . import distributed
+from . import distributed, threads
 from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
+from .forecast import forecast_line
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
 from .prepare import Prepared, prepare
@@ -44,13 +47,19 @@ from .run_folder import (
     whole_checkpoints,
 )
 from .suppress_logging import suppress_logging
+from .trained_on import trained_on
 from .trainer import Checkpointing, Clock, RunTrainer
 
 _RESULTS = ("adapter_model.safetensors", "model.safetensors")
 
 
 def run(
-    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, display: Display | None = None
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    free_threads: bool = False,
 ) -> dict[str, Any]:
     """Trains, evaluates and writes the run folder.
 
@@ -59,6 +68,7 @@ def run(
         resume: go on from the last whole checkpoint in the folder.
         overwrite: replace the run that the folder holds, once this one has a whole checkpoint or is done.
         display: shows progress.
+        free_threads: nobody has set how many threads this process computes with, so that ``threads: auto`` may.
 
     Returns:
         The content of ``run.json``.
@@ -73,8 +83,25 @@ def run(
         raise TapertuneError("--resume and --overwrite exclude each other")
     _look(folder, resume=resume, overwrite=overwrite)
     checkpoint, notes = check_resume(folder, settings) if resume else (None, [])
+    with threads.kept():
+        return _run(settings, folder, checkpoint, notes, resume, overwrite, display, free_threads)
+
+
+def _run(
+    settings: RunSettings,
+    folder: Path,
+    checkpoint: Path | None,
+    notes: list[str],
+    resume: bool,
+    overwrite: bool,
+    display: Display | None,
+    free_threads: bool,
+) -> dict[str, Any]:
     prepared = prepare(settings, _rule_before(folder) if resume else None)
+    notes = notes + threads.choose(prepared, read_record(folder).hardware.threads if resume else None, free_threads)
     record = _first_record(settings, prepared)
+    if resume:
+        notes += _check_trained_on(folder, record)
     adapts = settings.method.name not in BASELINES
     checkpointing = Checkpointing(load_costs(checkpoint), checkpoint, continues=not adapts)
     trained = _Training(prepared, checkpointing, display)
@@ -84,6 +111,8 @@ def run(
             if not resume:
                 check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
             _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
+            if display is not None:
+                _tell([forecast_line(prepared)])
             _begin(folder, record, checkpoint, resume=resume)
         distributed.wait()
         try:
@@ -95,7 +124,10 @@ def run(
         except KeyboardInterrupt as error:
             raise type(error)(_stop(folder, record, status="interrupted")) from error
         except Exception as error:
-            _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
+            end = _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
+            if distributed.is_lost(error):
+                go_on = end.partition(": ")[2]
+                raise distributed.ProcessLost(f"another process of this run has ended; {go_on}") from error
             raise
         distributed.wait()
     return record.model_dump(mode="json")
@@ -105,6 +137,14 @@ def _rule_before(folder: Path) -> SuggestedRate | None:
     """The rate that an earlier process began the run with."""
     kept = read_record(folder).learning_rate
     return None if kept is None else rate_of_record(kept)
+
+
+def _check_trained_on(folder: Path, record: Record) -> list[str]:
+    """Raises TapertuneError where a run would go on with other rows, another base model or other batches."""
+    saved = read_record(folder).trained_on or {}
+    note = check_facts(saved, record.trained_on or {}, where=f"resume {str(folder)!r}")
+    # with an adapter, its callback says so
+    return [note] if note and record.method in BASELINES else []
 
 
 def _look(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -128,6 +168,7 @@ def _first_only(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, record: Record, checkpoint: Path | None, *, resume: bool) -> None:
+    drop_temporaries(folder)
     if resume:
         drop_checkpoints_after(folder, checkpoint)
     elif _has_result(folder):
@@ -144,8 +185,10 @@ def _has_result(folder: Path) -> bool:
 
 def _stop(folder: Path, record: Record, *, status: str, error: str | None = None) -> str:
     """Writes how a run has ended that is not done, and returns what to tell of it. A folder that is gone stays so."""
-    if not distributed.is_first() or not folder.is_dir():
+    if not folder.is_dir():
         return status
+    if not distributed.is_first():
+        return f"{status}: {_how_to_go_on(folder)}"
     with suppress(OSError):
         drop_partial_checkpoints(folder)  # room for what follows, too
     if (folder / ASIDE).is_dir() and not whole_checkpoints(folder):
@@ -154,9 +197,13 @@ def _stop(folder: Path, record: Record, *, status: str, error: str | None = None
             return f"{status} before the first checkpoint: the run that was to be replaced is back in {str(folder)!r}"
     change = {"status": status} if error is None else {"status": status, "error": error}
     write_end(folder, record.model_copy(update=change))
+    return f"{status}: {_how_to_go_on(folder)}"
+
+
+def _how_to_go_on(folder: Path) -> str:
     where = next((path.name for path in reversed(checkpoints(folder)) if not is_cut_short(path)), None)
     again = f"tapertune train --resume --output-dir {shlex.quote(str(folder))}"
-    return f"{status}: `{again}` " + (f"goes on from {where}" if where else "begins anew: there is no checkpoint yet")
+    return f"`{again}` " + (f"goes on from {where}" if where else "begins anew: there is no checkpoint yet")
 
 
 def _tell(lines: Iterable[str]) -> None:
@@ -191,6 +238,7 @@ def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
         git=environment.git_state(),
         rows={name: Rows(**asdict(counts)) for name, counts in prepared.counts.items()},
         learning_rate=record_of_rate(settings, prepared.rule),
+        trained_on=trained_on(prepared),
     )
 
 
@@ -254,7 +302,9 @@ class _Training:
         if skipped and skipped >= self.trainer.state.global_step:
             raise ArithmeticError("training diverged: no step had finite gradients; learn more slowly")
         parameters = _counts(summary, self._adapter, self._head, self.prepared.built.base)
-        return finish(self.prepared, self.trainer, record, self.checkpointing.costs, parameters, folder)
+        fixed = self._adapts and self._watcher.controller.reducers.fixed
+        costs = self.checkpointing.costs
+        return finish(self.prepared, self.trainer, record, costs, parameters, folder, fixed=fixed)
 
 
 def _early_stopping(settings: RunSettings) -> list[TrainerCallback]:

@@ -13,9 +13,13 @@ import torch
 from transformers import AutoConfig
 
 from ..errors import TapertuneError
-from ..files import read_json_object, write_json
+from ..files import write_json
 from ..host.loading import load_adapter
 from ..host.module_names import ROOT
+from ..interop.fields import check_type
+from ..interop.folder import OURS, read_foreign_json
+from ..interop.saved import read_config
+from ..interop.tensors import read_safetensors
 from ..runfile.blocks import TaskBlock
 from ..runfile.record import FILE, read_record
 from ..runfile.settings import RunSettings, check_settings
@@ -85,11 +89,11 @@ def open_folder(path: Path, base: str | None = None) -> TrainedFolder:
     if not adapter and not (path / MODEL).is_file():
         raise TapertuneError(f"{str(path)!r} holds neither an adapter ({ADAPTER}) nor a model ({MODEL})")
     settings = check_settings(read_record(path).settings) if (path / FILE).is_file() else None
-    known = read_json_object(path / TASK_FILE) if (path / TASK_FILE).is_file() else {}
+    known = _read_task(path / TASK_FILE) if (path / TASK_FILE).is_file() else {}
     if not adapter:
         base = str(path)
     else:
-        base = base or (settings.model if settings else read_json_object(path / ADAPTER).get("base_model_name_or_path"))
+        base = base or (settings.model if settings else _of_config(path, "base_model_name_or_path"))
     if not base:
         raise TapertuneError(f"the adapter in {str(path)!r} does not say what its base model is: name it with --base")
     labels, values, metrics = (tuple(known.get(name, ())) for name in ("labels", "values", "metrics"))
@@ -127,8 +131,9 @@ def load_trained(folder: TrainedFolder, task: Task, seed: int = 0) -> tuple[Any,
     device = folder.device  # known before: a quantised model is made where it stays
     model, tokenizer, fresh = load_base(folder.base, dtype, task, seed, quantization=quantization)
     if folder.is_adapter:
+        if str(_of_config(folder.path, "peft_type")).startswith(OURS):
+            read_config(folder.path)  # its fields have their types
         saved = _saved_names(folder.path)
-        _check_finite(folder.path)
         with suppress_logging():
             model = load_adapter(model, folder.path)
     else:
@@ -148,7 +153,7 @@ def load_trained(folder: TrainedFolder, task: Task, seed: int = 0) -> tuple[Any,
 def _check_trained_for(folder: TrainedFolder, task: Task) -> None:
     """Raises TapertuneError if the folder's own files say that it was trained for another kind of task."""
     kind = get_kind(task.kind)
-    known = read_json_object(folder.path / ADAPTER).get("task_type") if folder.is_adapter else None
+    known = _of_config(folder.path, "task_type") if folder.is_adapter else None
     if known not in (None, kind.task_type):
         raise TapertuneError(
             f"the adapter in {str(folder.path)!r} was trained for {known}; task {task.name!r} is {kind.task_type}"
@@ -173,25 +178,36 @@ def write_task(folder: Path, task: Task) -> None:
     write_json(folder / TASK_FILE, {"name": task.name, **names})
 
 
+def _read_task(path: Path) -> dict[str, Any]:
+    """What ``write_task`` has kept.
+
+    Raises:
+        TapertuneError: a field is of another type.
+    """
+    known = read_foreign_json(path)
+    for name, hint in (("labels", list[str]), ("values", list[Label]), ("metrics", list[str])):
+        if name in known:
+            check_type(path, name, known[name], hint)
+    return known
+
+
+def _of_config(path: Path, name: str) -> str | None:
+    value = read_foreign_json(path / ADAPTER).get(name)
+    check_type(path / ADAPTER, name, value, str | None)
+    return value
+
+
 def _saved_names(path: Path) -> set[str]:
-    """Names in the base model of the whole weights that an adapter's file holds."""
-    from safetensors import safe_open
+    """Names in the base model of the whole weights that an adapter's file holds.
 
-    file = path / "adapter_model.safetensors"
-    if not file.is_file():
-        raise TapertuneError(f"no weights {str(file)!r}")
-    with safe_open(file, framework="pt") as weights:
-        return {name.removeprefix(ROOT) for name in weights.keys()}  # noqa: SIM118 (no mapping)
-
-
-def _check_finite(path: Path) -> None:
-    """Raises TapertuneError if an adapter's file holds NaN or infinity."""
-    from safetensors import safe_open
-
-    with safe_open(path / "adapter_model.safetensors", framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 (no mapping)
-            if not bool(torch.isfinite(weights.get_tensor(name)).all()):
-                raise _not_finite(path, name)
+    Raises:
+        TapertuneError: there is no such file, it is damaged, or it holds NaN or infinity.
+    """
+    weights = read_safetensors(path / "adapter_model.safetensors")
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise _not_finite(path, name)
+    return {name.removeprefix(ROOT) for name in weights}
 
 
 def _not_finite(path: Path, name: str) -> TapertuneError:
@@ -199,7 +215,10 @@ def _not_finite(path: Path, name: str) -> TapertuneError:
 
 
 def _labels_of_config(folder: TrainedFolder) -> tuple[str, ...]:
-    config = AutoConfig.from_pretrained(folder.base)
+    try:
+        config = AutoConfig.from_pretrained(folder.base)
+    except Exception as error:  # a file of somebody's, in which any field may have any type
+        raise TapertuneError(f"the config of {folder.base!r} cannot be read: {error}") from error
     names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
     if folder.is_adapter or all(name.startswith("LABEL_") for name in names):
         raise TapertuneError("the names of the classes are not known: list them with --task.labels, as in training")

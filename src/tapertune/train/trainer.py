@@ -21,7 +21,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from ..adapt import optimizer_bytes
 from ..files import read_json_object, usual_permissions, write_json
 from ..integrations.continuation import Continuation
-from ..integrations.manifest import write_manifest
+from ..integrations.manifest import drop_older, write_manifest
 from ..redaction import is_secret
 from ..runfile import environment
 from ..runfile.blocks import HeadBlock
@@ -216,6 +216,8 @@ class Checkpointing(TrainerCallback):
         self._trains = True
         self._record = Path(str(args.output_dir)) / FILE
         self._recorded = distributed.is_first() and self._record.exists()
+        if self._checkpoint is not None and distributed.is_first():
+            drop_older(self._checkpoint, args.save_total_limit, state.best_model_checkpoint)
         if self._continuation is not None:
             saved = None if self._checkpoint is None else read_json_object(self._checkpoint / MARK).get("trainer")
             self._continuation.begin(state, saved, self._checkpoint)

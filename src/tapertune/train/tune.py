@@ -17,8 +17,7 @@ from ..errors import TapertuneError, bad_value
 from ..files import read_json, write_json, write_text
 from ..methods import METHODS
 from ..methods.rates import SuggestedRate
-from ..runfile.settings import BASELINES, RunSettings, check_settings
-from ..runfile.yamlfile import apply_overrides
+from ..runfile.settings import BASELINES, RunSettings, check_settings, with_overrides
 from ..tasks.data import training_table
 from .prepare import prepare
 from .runner import run
@@ -81,7 +80,7 @@ def tune(
     study, begun = _study(optuna, folder, settings, choices)
     held_out = _hold_out(settings, folder)
     base = {**held_out, "training.eval_strategy": "no", "training.save_strategy": "no"}
-    rule = prepare(check_settings(apply_overrides(dict(raw), {**base, RATE: "auto"}))).rule
+    rule = prepare(check_settings(with_overrides(dict(raw), {**base, RATE: "auto"}))).rule
     if not begun:
         study.enqueue_trial({RATE: float(rule)})
     done = _finished(study)
@@ -90,7 +89,7 @@ def tune(
         values = _values(trial, rule, choices)
         place = folder / f"trial-{trial.number}"
         try:
-            made = run(check_settings(apply_overrides(dict(raw), {**base, **values, "output_dir": str(place)})))
+            made = run(check_settings(with_overrides(dict(raw), {**base, **values, "output_dir": str(place)})))
         except ArithmeticError as error:
             raise optuna.TrialPruned(str(error)) from error
         finally:
@@ -135,7 +134,7 @@ def _choices(
 
 def _allowed(raw: Mapping[str, Any], key: str, value: Any) -> bool:
     try:
-        check_settings(apply_overrides(dict(raw), {key: value}))
+        check_settings(with_overrides(dict(raw), {key: value}))
     except TapertuneError:
         return False
     return True
@@ -179,7 +178,7 @@ def _hold_out(settings: RunSettings, folder: Path) -> dict[str, Any]:
     if block.stream:
         raise TapertuneError("task.stream: rows are held out of files that are read whole; tune without it")
     task = block.declaration()
-    table = training_table(task, data=block.data, train=block.train, form=block.form)
+    table = training_table(task, data=block.data, train=block.train, validation=block.validation, form=block.form)
     rows = [row for _, row in table.rows()][: block.train_rows]
     order = list(dict.fromkeys(json.dumps([row.get(name) for name in task.text], default=str) for row in rows))
     random.Random(settings.seed).shuffle(order)
@@ -223,7 +222,7 @@ def _write(study: Any, raw: Mapping[str, Any], folder: Path, settings: RunSettin
     metric = settings.task.declaration().main_metric
     file = folder / _TUNED
     text = "".join(f"# {line}\n" for line in _head(study, metric, values))
-    text += yaml.safe_dump(apply_overrides(dict(raw), values), sort_keys=False, allow_unicode=True)
+    text += yaml.safe_dump(with_overrides(dict(raw), values), sort_keys=False, allow_unicode=True)
     write_text(file, text)
     return Tuned(values=values, metric=metric, score=study.best_value, trials=_finished(study), file=file)
 

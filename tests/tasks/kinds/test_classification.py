@@ -22,6 +22,19 @@ def test_metrics_come_main_one_first() -> None:
     assert scores.metrics["f1"] == pytest.approx(2 / 3)
 
 
+def test_own_metrics_are_named() -> None:
+    task = text_classification(labels=["a", "b"], metrics=["macro_f1", "accuracy"])
+    scores = KIND.score(task, ANSWERS, EXAMPLES)
+    assert list(scores.metrics) == ["macro_f1", "accuracy"] and scores.resample is not None
+    with pytest.raises(TapertuneError, match=r"unknown metric in task.metrics 'macrof1': did you mean 'macro_f1'"):
+        text_classification(metrics=["macrof1"])
+    with pytest.raises(TapertuneError, match=r"task.metrics is 'f1'; it must be a list of accuracy"):
+        text_classification(metrics="f1")
+    three = text_classification(labels=["a", "b", "c"], metrics=["f1"])
+    with pytest.raises(TapertuneError, match="f1 is of two classes, and there are 3: measure macro_f1"):
+        KIND.check_split(three, EXAMPLES, "dev")
+
+
 def test_a_metric_over_all_rows_is_drawn_anew() -> None:
     scores = KIND.score(TASKS["cola"], ANSWERS, EXAMPLES)
     assert scores.values is None and scores.resample is not None

@@ -1,4 +1,4 @@
-"""Kernels in C++: ``narrow.cpp`` multiplies with narrow factors, ``sinter.cpp`` makes LoRAN's update."""
+"""Kernels in C++: ``lowrank_products.cpp`` multiplies with narrow factors, ``sinter.cpp`` makes LoRAN's update."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ inline void spread_tile(T *y, Index ldy, const T *bias, const T *z, Index ldz, c
 }
 
 template <class T, int R>
-inline void spread_rows(T *y, Index ldy, const T *bias, const T *z, Index ldz, const T *m, Index ldm, Index w, Index r,
+inline void expand_rows(T *y, Index ldy, const T *bias, const T *z, Index ldz, const T *m, Index ldm, Index w, Index r,
                      const unsigned char *mask, Index mask_ld) {
   const auto keep = [mask](Index c) { return mask ? mask + c : nullptr; };
   const auto on = [bias](Index c) { return bias ? bias + c : nullptr; };

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("narrow.cpp", "sinter.cpp"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("lowrank_products.cpp", "sinter.cpp"))
 _HEADERS = tuple(Path(__file__).with_name(name) for name in ("simd.hpp", "blocks.hpp"))
 # one rounding where a product is added to something; otherwise arithmetic is as it is written
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
@@ -142,10 +142,10 @@ def _open(path: Path) -> ctypes.CDLL:
     sizes, factor = [index] * 3, [pointer, index, index]
     signatures = {
         "project": [*sizes, pointer, index, pointer, *factor, pointer, index],
-        "spread": [*sizes, pointer, index, *factor, pointer, real, pointer, pointer, pointer, index],
-        "pull": [*sizes, pointer, index, *factor, pointer, real, pointer, index, pointer, index, pointer],
+        "expand": [*sizes, pointer, index, *factor, pointer, real, pointer, pointer, pointer, index],
+        "input_and_factor_grads": [*sizes, pointer, index, *factor, pointer, real, *[pointer, index] * 2, pointer],
         "sinter": [*sizes, *[pointer] * 2, *[real] * 3, *[pointer] * 5],
-        "gather": [*sizes, pointer, index, pointer, index, *[pointer] * 4, ctypes.c_bool, pointer, pointer],
+        "weight_grad": [*sizes, pointer, index, pointer, index, *[pointer] * 4, ctypes.c_bool, pointer, pointer],
     }
     for name, arguments in signatures.items():
         for dtype in ("float32", "float64"):

@@ -42,6 +42,8 @@ class Classification(Kind):
         for metric in task.metrics:
             if metric == "mcc" and len(found) < 2:
                 raise TapertuneError(f"{name} holds one class only: mcc cannot be computed")
+            if metric == "f1" and len(task.labels) != 2:
+                raise TapertuneError(f"f1 is of two classes, and there are {len(task.labels)}: measure macro_f1")
             if metric == "f1" and 1 not in found:
                 raise TapertuneError(f"{name} holds no row of class {task.labels[1]!r}: f1 cannot be computed")
 

@@ -158,7 +158,7 @@ def mean_loss(forward: Forward, rows: list[Feature], *, shifted: bool) -> float 
     quiet = replace(forward, progress=lambda _: None)
     longest = max(len(row["labels"]) for row in rows)
     vocabulary = forward.model.get_input_embeddings().num_embeddings
-    size = max(1, min(forward.batch_size, _LOGITS // (longest * vocabulary)))
+    size = loss_rows(forward.batch_size, longest, vocabulary)
 
     def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
         labels = batch["labels"][:, 1:] if shifted else batch["labels"]
@@ -166,6 +166,15 @@ def mean_loss(forward: Forward, rows: list[Feature], *, shifted: bool) -> float 
         return [None] * len(numbers), float(forward.model(**batch).loss) * tokens, tokens
 
     return quiet.run(rows, collator(forward.tokenizer), step, size)[1]
+
+
+def loss_rows(size: int, longest: int, vocabulary: int) -> int:
+    """Rows of a batch whose loss is computed, of at most so many: fewer where they are long.
+
+    >>> loss_rows(64, 100, 50_000), loss_rows(64, 8, 1000)
+    (26, 64)
+    """
+    return max(1, min(size, _LOGITS // (longest * vocabulary)))
 
 
 def generate(task: GenerationTask, forward: Forward, rows: list[Feature], *, decoder: bool) -> list[str]:

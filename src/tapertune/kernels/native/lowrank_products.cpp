@@ -26,7 +26,7 @@ void project(Index n, Index w, Index r, const T *x, Index ldx, const unsigned ch
 }
 
 template <class T>
-void spread(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index m_row, Index m_col, const T *coef,
+void expand(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index m_row, Index m_col, const T *coef,
             T scale, const T *bias, const unsigned char *mask, T *y, Index ldy) {
   std::vector<T> room;
   const T *factor = packed<T>(room, m, m_row, m_col, coef, scale, r, w);
@@ -38,16 +38,16 @@ void spread(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index 
       const T *on = bias ? bias + c : nullptr;
       Index i = first;
       for (; i + TALL <= end; i += TALL)
-        spread_rows<T, TALL>(y + i * ldy + c, ldy, on, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
+        expand_rows<T, TALL>(y + i * ldy + c, ldy, on, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
       for (; i < end; i++)
-        spread_rows<T, 1>(y + i * ldy + c, ldy, on, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
+        expand_rows<T, 1>(y + i * ldy + c, ldy, on, z + i * ldz, ldz, factor + c, w, cols, r, keep(i), w);
     }
   });
 }
 
 template <class T>
-void pull(Index n, Index w, Index r, const T *g, Index ldg, const T *m, Index m_row, Index m_col, const T *coef, T scale,
-          T *u, Index ldu, const T *z, Index ldz, T *d) {
+void input_and_factor_grads(Index n, Index w, Index r, const T *g, Index ldg, const T *m, Index m_row, Index m_col,
+                            const T *coef, T scale, T *u, Index ldu, const T *z, Index ldz, T *d) {
   std::vector<T> room;
   const T *factor = u ? packed<T>(room, m, m_row, m_col, coef, scale, r, w) : nullptr;
   Sums<T> sums(d, d ? r * w : 0, d ? threads(n, w) : 1);
@@ -62,8 +62,8 @@ void pull(Index n, Index w, Index r, const T *g, Index ldg, const T *m, Index m_
 }
 
 template <class T>
-void gather(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index ldx, const T *mean, const T *rstd,
-            const T *weight, const T *bias, bool gelu, const unsigned char *mask, T *d) {
+void weight_grad(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index ldx, const T *mean,
+                 const T *rstd, const T *weight, const T *bias, bool gelu, const unsigned char *mask, T *d) {
   Sums<T> sums(d, r * w, threads(n, w));
   over_rows<T>(n, w, ROWS * WIDE * LANES<T>, [&](int t, Index i, Index rows, T *room) {
     const auto from = [&](const auto &source) {
@@ -88,17 +88,17 @@ void gather(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index 
                       Index m_row, Index m_col, T *z, Index ldz) {                                                     \
     project<T>(n, w, r, x, ldx, mask, m, m_row, m_col, z, ldz);                                                        \
   }                                                                                                                    \
-  void NAME##_spread(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index m_row, Index m_col,           \
+  void NAME##_expand(Index n, Index w, Index r, const T *z, Index ldz, const T *m, Index m_row, Index m_col,           \
                      const T *coef, double scale, const T *bias, const unsigned char *mask, T *y, Index ldy) {         \
-    spread<T>(n, w, r, z, ldz, m, m_row, m_col, coef, static_cast<T>(scale), bias, mask, y, ldy);                      \
+    expand<T>(n, w, r, z, ldz, m, m_row, m_col, coef, static_cast<T>(scale), bias, mask, y, ldy);                      \
   }                                                                                                                    \
-  void NAME##_pull(Index n, Index w, Index r, const T *g, Index ldg, const T *m, Index m_row, Index m_col,             \
-                   const T *coef, double scale, T *u, Index ldu, const T *z, Index ldz, T *d) {                        \
-    pull<T>(n, w, r, g, ldg, m, m_row, m_col, coef, static_cast<T>(scale), u, ldu, z, ldz, d);                         \
+  void NAME##_input_and_factor_grads(Index n, Index w, Index r, const T *g, Index ldg, const T *m, Index m_row,        \
+                   Index m_col, const T *coef, double scale, T *u, Index ldu, const T *z, Index ldz, T *d) {           \
+    input_and_factor_grads<T>(n, w, r, g, ldg, m, m_row, m_col, coef, static_cast<T>(scale), u, ldu, z, ldz, d);       \
   }                                                                                                                    \
-  void NAME##_gather(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index ldx, const T *mean,           \
+  void NAME##_weight_grad(Index n, Index w, Index r, const T *u, Index ldu, const T *x, Index ldx, const T *mean,      \
                      const T *rstd, const T *weight, const T *bias, bool gelu, const unsigned char *mask, T *d) {      \
-    gather<T>(n, w, r, u, ldu, x, ldx, mean, rstd, weight, bias, gelu, mask, d);                                       \
+    weight_grad<T>(n, w, r, u, ldu, x, ldx, mean, rstd, weight, bias, gelu, mask, d);                                  \
   }
 
 extern "C" {

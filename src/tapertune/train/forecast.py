@@ -1,0 +1,75 @@
+"""What a run is said to take before it begins: the same reckoning as ``tapertune plan``, with the run's own rows."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from ..cost.budget import in_words, minutes_in_words
+from ..cost.plan import Estimate, plan_run, reads_of
+from ..cost.planned import Reads
+from ..tasks.kinds import Encoded
+from .prepare import Prepared
+from .suppress_logging import suppress_logging
+
+
+def resident_bytes() -> int:
+    """Memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def reads_of_run(prepared: Prepared) -> Reads:
+    """What a prepared run reads, by its rows; of a stream nothing is known but what its task tells."""
+    known = reads_of(prepared.settings)
+    evaluated = sum(len(rows) for rows in prepared.evaluation.values())
+    if not isinstance(prepared.train, Encoded):
+        return Reads(rows=None, mean=known.mean, longest=known.longest, target=known.target, evaluated=evaluated)
+    lengths = [len(row["input_ids"]) for row in prepared.train.rows]
+    if prepared.settings.training.get("train_sampling_strategy") == "group_by_length":
+        lengths.sort()
+    size = prepared.args.train_batch_size
+    batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+    padded = sum(max(each) * len(each) for each in batches) / len(lengths)
+    labels = [row["labels"] for row in prepared.train.rows if isinstance(row.get("labels"), list)]
+    target = max((len(each) for each in labels), default=0)
+    return Reads(rows=len(lengths), mean=padded, longest=max(lengths), target=target, evaluated=evaluated)
+
+
+def forecast(prepared: Prepared) -> Estimate:
+    """What a prepared run will take; torch's random numbers are afterwards as they were."""
+    built, device = prepared.built, prepared.args.device.type
+    weights = sum(p.numel() * p.element_size() for p in built.model.parameters() if p.device.type == "cpu")
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices=devices), suppress_logging():
+        return plan_run(
+            prepared.settings,
+            reads=reads_of_run(prepared),
+            device="cuda" if device == "cuda" else "cpu",
+            process=max(0, resident_bytes() - weights),
+            config=built.model.config,
+        )
+
+
+def forecast_line(prepared: Prepared) -> str:
+    """The memory and the minutes that a prepared run will take, in a line."""
+    try:
+        return f"note: plan: {spelled(forecast(prepared))}"
+    except Exception as error:  # a model may be of a kind that cannot be reckoned: that ends no run
+        return f"note: plan: what this run takes cannot be told beforehand ({type(error).__name__}: {error})"
+
+
+def spelled(estimate: Estimate) -> str:
+    """Memory and minutes, in a few words."""
+    memory = in_words(estimate.memory.total)
+    place = "of GPU memory" if estimate.device == "cuda" else "of memory"
+    time = estimate.time
+    if time is None:
+        return f"{memory} {place}; minutes are not known here"
+    if time.minutes is None or time.training is None:
+        return f"{memory} {place}, {time.step:.2g} s a step"
+    parts = (
+        f" ({time.step:.2g} s a step)"
+        if not time.evaluating
+        else (f" ({time.step:.2g} s a step; {minutes_in_words(time.evaluating / 60)} of it evaluating)")
+    )
+    return f"{memory} {place}, {minutes_in_words(time.minutes)}{parts}"
