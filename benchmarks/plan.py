@@ -2,9 +2,9 @@
 
     python benchmarks/plan.py --methods lora,elora --steps 12 --out benchmarks/results/plan.jsonl
 
-Each run is a process of its own on one thread; so is each prediction. Time is the CPU time of training steps after the first, so
-that other work on the machine does not count; memory is the most that the process had resident. Bounds: memory within 10%,
-time within 20%.
+Each run is a process of its own on one thread; so is each prediction. Time is the CPU time of training steps after the
+first, so that other work on the machine does not count; memory is the most that the process had resident. Bounds:
+memory within 10%, time within 20%.
 """
 
 from __future__ import annotations
