@@ -27,7 +27,8 @@ AUTOLOAD = ROOT / "autoload"
 def fresh(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs Python as where tapertune is installed, with modules of the folder found first."""
     (folder / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(AUTOLOAD)!r})\n", encoding="utf-8")
-    paths = os.pathsep.join([str(folder), str(Path(tapertune.__file__).parents[1])])
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = os.pathsep.join([str(folder), str(Path(tapertune.__file__).parents[1]), *filter(None, before)])
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True, text=True, timeout=300,

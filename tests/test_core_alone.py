@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 WITHOUT = """
 import builtins, sys
 
-hidden = {"typer", "click", "rich", "pydantic", "datasets", "sklearn", "scipy", "pandas", "jinja2", "rouge_score"}
+hidden = {"typer", "click", "rich", "pydantic", "datasets", "sklearn", "scipy", "pandas", "rouge_score"}
 
 class Without:
     def __init__(self, finder): self.finder = finder
@@ -24,8 +24,8 @@ class Without:
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 real = builtins.__import__
 
-def importing(name, globals=None, *rest, **named):  # PyYAML is PEFT's own need, so that it is kept from tapertune alone
-    if name.partition(".")[0] == "yaml" and (globals or {}).get("__name__", "").startswith("tapertune"):
+def importing(name, globals=None, *rest, **named):  # PEFT's own needs: kept from tapertune alone
+    if name.partition(".")[0] in ("yaml", "jinja2") and (globals or {}).get("__name__", "").startswith("tapertune"):
         raise ModuleNotFoundError(name)
     return real(name, globals, *rest, **named)
 

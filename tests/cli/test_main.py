@@ -11,6 +11,7 @@ import pytest
 
 from tapertune import TapertuneError, __version__
 from tapertune.cli import main as cli_main
+from tapertune.cli.hints import usage_hint
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["train", "demo", "report", "inspect", "methods", "validate"]
@@ -49,6 +50,19 @@ def test_unknown_command_names_the_nearest(cli: Any) -> None:
     assert done.code == 2
     assert one_line(done.err).startswith("error: No such command 'reprot'")
     assert "report" in done.err
+
+
+@pytest.mark.parametrize(("suggestion", "hint"), [("", " Did you mean 'report'?"), (" Did you mean 'report'?", "")])
+def test_the_nearest_command_where_typer_does_not_name_it(suggestion: str, hint: str) -> None:
+    from types import SimpleNamespace
+
+    import typer
+
+    group: Any = typer.main.get_command(cli_main.app)
+    error: Any = SimpleNamespace(
+        ctx=SimpleNamespace(command=group), format_message=lambda: f"No such command 'reprot'.{suggestion}"
+    )
+    assert usage_hint(error, ["--debug", "reprot", "runs"]) == hint
 
 
 def test_unknown_option_is_a_usage_error(cli: Any) -> None:
