@@ -157,12 +157,15 @@ def synonym(name: str, allowed: Iterable[str]) -> str | None:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that is spelled most like ``name`` (ignoring case, and ``-`` for ``_``), or None.
+    """The allowed name that is spelled most like ``name`` (ignoring case, and ``-`` for ``_``), or None. Of names with
+    an owner, ``meta-llama/Llama-2-7b-hf``, the owner may be left out.
 
-    >>> nearest("aflroa", ["lora", "aflora"])
-    'aflora'
+    >>> nearest("aflroa", ["lora", "aflora"]), nearest("llama-2-7b", ["meta-llama/Llama-2-7b-hf", "yahma/llama-7b-hf"])
+    ('aflora', 'meta-llama/Llama-2-7b-hf')
     """
     options = {folded(option): option for option in allowed}
+    if "/" not in name:
+        options = {folded(option.rpartition("/")[2]): option for option in options.values()} | options
     hits = difflib.get_close_matches(folded(name), list(options), n=1, cutoff=0.5)
     return options[hits[0]] if hits else None
 

@@ -473,9 +473,9 @@ def test_checkpointing_without_reentry_stops_as_well() -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), plain.parameters(), strict=True))
 
 
-def test_under_ddp_nothing_is_folded(tmp_path: Path) -> None:
-    """The reducer goes on with the parameters that it was built with; frozen ones do not move."""
-    together(worker, (str(tmp_path), {"policy": {"kind": "bottom_up"}}))
+def test_under_ddp_frozen_layers_are_merged_too(tmp_path: Path) -> None:
+    """The reducer is built anew without them, so that nothing waits for their gradients; they do not move."""
+    together(worker, (str(tmp_path), {"policy": {"kind": "bottom_up"}}, True))
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert {name.split(".")[3] for name in one["frozen"]} == {"0"}
     assert one["frozen"] == two["frozen"]

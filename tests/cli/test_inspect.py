@@ -118,15 +118,27 @@ def test_broken_config(cli: Any, adapter: Path, text: str, message: str) -> None
 def test_config_fields_out_of_range(cli: Any, adapter: Path) -> None:
     change(adapter, r=0)
     done = cli("inspect", adapter)
-    assert (done.code, done.err) == (2, "error: r is 0; it must be a positive whole number\n")
+    assert (done.code, done.err) == (
+        2,
+        f"error: {adapter / description.CONFIG}: r is 0; it must be a positive whole number\n",
+    )
 
 
-@pytest.mark.parametrize("version", [description.SCHEMA_VERSION + 1, "one"])
-def test_newer_schema_is_refused(cli: Any, adapter: Path, version: Any) -> None:
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (
+            description.SCHEMA_VERSION + 1,
+            f"adapter schema {description.SCHEMA_VERSION + 1}; this tapertune reads up to",
+        ),
+        ("one", "schema_version is 'one'; it must be a whole number"),
+    ],
+)
+def test_newer_schema_is_refused(cli: Any, adapter: Path, version: Any, words: str) -> None:
     change(adapter, schema_version=version)
     done = cli("inspect", adapter)
     assert done.code == 2
-    assert f"adapter schema {version}; this tapertune reads up to" in done.err
+    assert words in done.err
 
 
 def test_schema_version_is_that_of_the_configs() -> None:

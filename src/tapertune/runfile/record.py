@@ -170,7 +170,8 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise TapertuneError(f"{path}: {field} is {shown(first['input'])}: {first['msg']}") from error
+        value = "" if first["type"] == "missing" else f" is {shown(first['input'])}"
+        raise TapertuneError(f"{path}: {field}{value}: {first['msg']}") from error
 
 
 def _unset(record: Record) -> set[str]:
