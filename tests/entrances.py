@@ -135,7 +135,7 @@ def by_command(method: str, folder: Path, variant: Variant = USUAL) -> Callable[
     """What ``tapertune train`` runs. Model and data are in the folder above, as ``train.tiny_run`` writes them."""
     from train.tiny_run import raw_settings, write_data
 
-    from tapertune.runfile.record import FILE
+    from tapertune.runfile.record import FILE, read_record
     from tapertune.runfile.settings import check_settings
     from tapertune.train.runner import run
 
@@ -150,7 +150,9 @@ def by_command(method: str, folder: Path, variant: Variant = USUAL) -> Callable[
     def go_on() -> None:
         write_data(folder.parent / "data", rows=16, seed=variant.first)
         with _weight_added(folder.parent / "model", variant.weight):
-            run(check_settings(raw), resume=(folder / FILE).exists())
+            begun = (folder / FILE).exists()
+            if not (begun and read_record(folder).status == "done"):  # killed when all was written
+                run(check_settings(raw), resume=begun)
 
     return go_on
 

@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("away") / "runs.json"
     worker = Path(__file__).parent / "away_worker.py"
     # merging LoRAN's map into bfloat16 warns, as it should
-    subprocess.run([sys.executable, "-W", "ignore", str(worker), str(path)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-W", "ignore", str(worker), str(path)], check=True, timeout=900)
     return json.loads(path.read_text())
 
 

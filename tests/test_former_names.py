@@ -63,6 +63,7 @@ def test_the_former_name_warns_and_is_light(former: str) -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tapertune.train", "tapertune.bench"])
 def test_a_run_in_a_process_of_its_own(module: str) -> None:
     done = run("-m", module, text="modle: x")

@@ -69,6 +69,7 @@ def test_what_cannot_be_chosen(names: list[str], message: str) -> None:
         choose(names)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_subject_is_the_same_one(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a compiler that traces and makes no code."""

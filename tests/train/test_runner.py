@@ -239,7 +239,7 @@ def test_a_failed_run_says_so(root: Path) -> None:
 
 def test_a_diverged_run_fails(root: Path) -> None:
     with pytest.raises(ArithmeticError, match="diverged"):
-        go(root, "full", training__learning_rate=1e30, head__learning_rate=1e30, training__max_grad_norm=0.0)
+        go(root, "full", training__learning_rate=10.0, training__weight_decay=1e38, head__weight_decay=1e38)
     assert read_record(root / "run").status == "failed"
 
 

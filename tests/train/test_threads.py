@@ -56,6 +56,7 @@ def test_the_quickest_number_is_taken_and_said_and_changes_nothing_else(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_a_number_that_is_set_is_kept(root: Path, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "LEAST_STEPS", 4)
     monkeypatch.setattr(threads, "measure", None)
@@ -64,6 +65,7 @@ def test_a_number_that_is_set_is_kept(root: Path, two: None, monkeypatch: pytest
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_number_that_it_began_with(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.get_num_threads() == 1
     with pytest.raises(KeyboardInterrupt):

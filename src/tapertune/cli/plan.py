@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from ..errors import TapertuneError, unknown
 if TYPE_CHECKING:
     from ..compare.ranking import Measured
     from ..cost.budget import Budget
+    from ..cost.plan import Estimate
     from ..cost.plan_search import Fit
     from ..cost.planned import Reads
     from ..runfile.settings import RunSettings
@@ -153,14 +155,17 @@ class _Job:
         from ..cost.plan_search import fit
         from ..cost.planned import config_of
 
+        def estimated(settings: RunSettings, *, timed: bool) -> Estimate:
+            reads = self.reads(settings)
+            return plan_run(settings, reads=reads, device=self.device, process=self.process, timed=timed)
+
         return fit(
             self.raw,
             method,
             self.budget,
-            lambda settings: plan_run(
-                settings, reads=self.reads(settings), device=self.device, process=self.process, timed=self.timed
-            ),
+            functools.partial(estimated, timed=self.timed),
             lambda settings: trained_over_time(settings, config_of(settings), self.reads(settings))[1],
+            functools.partial(estimated, timed=False),
         )
 
 

@@ -66,9 +66,9 @@ def floor_of(
         dtype: of weights and activations.
         device: ``cpu`` or ``cuda``.
     """
-    if device == "cuda" and not torch.cuda.is_available():
+    if (device == "cuda" and not torch.cuda.is_available()) or (device == "cpu" and _is_emulated(dtype)):
         return None
-    length = max(_EIGHT, round(tokens / _EIGHT) * _EIGHT)
+    length = max(_EIGHT, min(round(tokens / _EIGHT), _affordable(config, _EIGHT)) * _EIGHT)
     share = tokens / length
     timed = min(rows, _affordable(config, length))
     path = folder() / f"floor-{_key(config, kind, timed, length, dtype, device)}.json"
@@ -83,6 +83,14 @@ def floor_of(
     return Floor(forward=kept.forward * scale, backward=kept.backward * scale, call=kept.call)
 
 
+def _is_emulated(dtype: torch.dtype) -> bool:
+    """Whether this processor has no units for a half precision: a step there takes minutes, which nobody would wait."""
+    known: Any = torch.ops.mkldnn
+    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    check = getattr(known, supported[dtype], None) if dtype in supported else None
+    return check is not None and not check()
+
+
 def _layer_weights(config: Any) -> float:
     """Weights of a layer, about: enough to choose how many rows are timed."""
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
@@ -90,6 +98,7 @@ def _layer_weights(config: Any) -> float:
 
 
 def _affordable(config: Any, length: int) -> int:
+    """Rows of that length that are timed at most; of a wide model, rows are shorter too."""
     return max(1, int(_PASS_FLOPS / (4.0 * _FEW * _layer_weights(config) * length)))
 
 

@@ -73,7 +73,14 @@ def for_method(raw: Mapping[str, Any], method: str) -> dict[str, Any]:
     return mine
 
 
-def fit(raw: Mapping[str, Any], method: str, budget: Budget, estimated: Estimated, counted: Counted) -> Fit:
+def fit(
+    raw: Mapping[str, Any],
+    method: str,
+    budget: Budget,
+    estimated: Estimated,
+    counted: Counted,
+    untimed: Estimated | None = None,
+) -> Fit:
     """The settings of a method that keep to a budget, or that come nearest.
 
     Args:
@@ -82,6 +89,7 @@ def fit(raw: Mapping[str, Any], method: str, budget: Budget, estimated: Estimate
         budget: at most so much.
         estimated: what a run takes.
         counted: the parameters that it trains.
+        untimed: what a run takes but for its time, which takes seconds to tell; where a budget is searched for.
 
     Raises:
         TapertuneError: the settings are wrong, or minutes are asked for that cannot be known here.
@@ -90,16 +98,19 @@ def fit(raw: Mapping[str, Any], method: str, budget: Budget, estimated: Estimate
     if budget.parameters is not None:
         search.spend_parameters(budget.parameters)
     if budget.memory is not None:
-        search.spend_memory(budget.memory)
+        quick = _Search(search.raw, untimed or estimated, counted, search.changes)
+        quick.spend_memory(budget.memory)
     if budget.minutes is not None:
         search.spend_minutes(budget.minutes)
     return search.found(budget)
 
 
 class _Search:
-    def __init__(self, raw: dict[str, Any], estimated: Estimated, counted: Counted) -> None:
-        self._raw, self._estimated, self._counted = raw, estimated, counted
-        self._changes: dict[str, Any] = {}
+    def __init__(
+        self, raw: dict[str, Any], estimated: Estimated, counted: Counted, changes: dict[str, Any] | None = None
+    ) -> None:
+        self.raw, self._estimated, self._counted = raw, estimated, counted
+        self.changes: dict[str, Any] = {} if changes is None else changes
         self._known: dict[str, Estimate] = {}
 
     def found(self, budget: Budget) -> Fit:
@@ -110,8 +121,8 @@ class _Search:
             "minutes": (None if estimate.time is None else estimate.time.minutes, budget.minutes),
         }
         over = {k: v / most for k, (v, most) in takes.items() if v is not None and most is not None and v > most}
-        raw = with_overrides(self._raw, self._changes)
-        return Fit(raw=raw, changes=self._changes, estimate=estimate, over=over)
+        raw = with_overrides(self.raw, self.changes)
+        return Fit(raw=raw, changes=self.changes, estimate=estimate, over=over)
 
     def spend_parameters(self, most: int) -> None:
         settings = self._settings({})
@@ -121,7 +132,7 @@ class _Search:
         first = rank = getattr(start, row.rank)
         while self._counted(self._settings({})).average > most and rank > 1:
             rank //= 2
-            self._changes |= {f"method.{name}": value for name, value in _at_rank(start, row.rank, rank, first).items()}
+            self.changes |= {f"method.{name}": value for name, value in _at_rank(start, row.rank, rank, first).items()}
 
     def spend_memory(self, most: int) -> None:
         if self._estimate({}).memory.total <= most:
@@ -131,9 +142,9 @@ class _Search:
             tried = change
             fitting = self._halved(change, most)
             if fitting is not None:
-                self._changes |= fitting
+                self.changes |= fitting
                 return
-        self._changes |= {**tried, **self._batch(1)}
+        self.changes |= {**tried, **self._batch(1)}
 
     def spend_minutes(self, most: float) -> None:
         estimate = self._estimate({})
@@ -147,10 +158,10 @@ class _Search:
         if minutes <= most:
             return
         if training.get("max_steps", -1) > 0:
-            self._changes["training.max_steps"] = max(1, int(training["max_steps"] * most / minutes))
+            self.changes["training.max_steps"] = max(1, int(training["max_steps"] * most / minutes))
         elif training["num_train_epochs"] > 1:
             epochs = math.floor(10 * training["num_train_epochs"] * most / minutes) / 10
-            self._changes["training.num_train_epochs"] = max(1.0, epochs)
+            self.changes["training.num_train_epochs"] = max(1.0, epochs)
 
     def _variants(self) -> Iterator[dict[str, Any]]:
         """Changes for memory, from the least."""
@@ -189,10 +200,10 @@ class _Search:
         return {_BATCH: size, _ACCUMULATED: passes * math.ceil(given / size), **evaluated}
 
     def _settings(self, changes: dict[str, Any]) -> RunSettings:
-        return check_settings(with_overrides(self._raw, {**self._changes, **changes}))
+        return check_settings(with_overrides(self.raw, {**self.changes, **changes}))
 
     def _estimate(self, changes: dict[str, Any]) -> Estimate:
-        key = repr(sorted({**self._changes, **changes}.items()))
+        key = repr(sorted({**self.changes, **changes}.items()))
         if key not in self._known:
             self._known[key] = self._estimated(self._settings(changes))
         return self._known[key]

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import TapertuneError, bad_value
-from ..methods.rates import check_rate
 from ..redaction import HIDDEN, is_secret
 from ..synonyms import nearest, nearest_setting
 
@@ -130,6 +129,8 @@ def _check_learning_rate(value: Any) -> None:
         raise bad_value("training.learning_rate", value, f"{allowed}: did you mean {AUTO!r}?")
     if value == AUTO:
         return
+    from ..methods.rates import check_rate
+
     check_rate("training.learning_rate", value, f", or {AUTO}")
 
 

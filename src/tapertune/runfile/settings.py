@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from ..errors import TapertuneError, bad_value, unknown
-from ..methods.rates import check_rate
 from ..redaction import HIDDEN, hide_secrets
 from . import yamlfile
 from .arguments import check_training, training_defaults
@@ -138,6 +137,8 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     _check_method(settings, raw)
     _check_quantization(settings)
     if settings.head.learning_rate is not None:
+        from ..methods.rates import check_rate
+
         check_rate("head.learning_rate", settings.head.learning_rate)
     # a record's settings name its secrets without their values: these come from the environment or are given anew
     given = {name: value for name, value in settings.training.items() if value != HIDDEN}
