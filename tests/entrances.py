@@ -14,8 +14,9 @@ from tiny import batch
 from torch import nn
 
 import tapertune
+from tapertune.errors import TapertuneError
 from tapertune.events import EventLog
-from tapertune.files import read_json
+from tapertune.files import is_temporary, read_json
 from tapertune.integrations import new_checkpoint, read_state, restore, save_state, whole_checkpoint
 
 STEPS, EVERY = 6, 2
@@ -135,7 +136,7 @@ def by_command(method: str, folder: Path, variant: Variant = USUAL) -> Callable[
     """What ``tapertune train`` runs. Model and data are in the folder above, as ``train.tiny_run`` writes them."""
     from train.tiny_run import raw_settings, write_data
 
-    from tapertune.runfile.record import FILE, read_record
+    from tapertune.runfile.record import FILE
     from tapertune.runfile.settings import check_settings
     from tapertune.train.runner import run
 
@@ -150,9 +151,11 @@ def by_command(method: str, folder: Path, variant: Variant = USUAL) -> Callable[
     def go_on() -> None:
         write_data(folder.parent / "data", rows=16, seed=variant.first)
         with _weight_added(folder.parent / "model", variant.weight):
-            begun = (folder / FILE).exists()
-            if not (begun and read_record(folder).status == "done"):  # killed when all was written
-                run(check_settings(raw), resume=begun)
+            try:
+                run(check_settings(raw), resume=(folder / FILE).exists())
+            except TapertuneError as error:
+                if "nothing to resume" not in str(error):  # it was killed when all was written
+                    raise
 
     return go_on
 
@@ -200,8 +203,8 @@ def result(folder: Path) -> dict[str, Any]:
     left: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or path.name in _LEFT_OUT:
-            continue
+        if not path.is_file() or path.name in _LEFT_OUT or is_temporary(path.name):
+            continue  # what a killed process was writing goes when the next run begins there
         if path.suffix in (".pt", ".pth"):
             left[name] = torch.load(path, weights_only=path.name != "rng_state.pth")
         elif path.suffix == ".json":

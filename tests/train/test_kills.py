@@ -36,6 +36,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def killed(root: Path, method: str, entrance: str, kills: int, seed: int) -> None:
     folder = root / "run"
+    shutil.rmtree(folder, ignore_errors=True)
     body = ENTRANCES[entrance](method, folder, USUAL)
     whole = attempt(body, folder)
     assert whole.code == 0, whole.output

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..adapt.plan import present_names
 from ..errors import TapertuneError
-from ..files import is_temporary, read_json_object, usual_permissions
+from ..files import drop_temporaries, is_temporary, read_json_object, usual_permissions
 from ..integrations.manifest import MANIFEST, Fault, checkpoints, find_fault, listed, resume_point
 from ..integrations.same_run import SPLIT
 from ..redaction import is_secret
@@ -82,6 +82,7 @@ def check_resume(folder: Path, settings: RunSettings) -> tuple[Path | None, list
         raise TapertuneError(f"nothing to resume: {str(folder)!r} holds no run")
     record = read_record(folder)
     if record.status == "done":
+        drop_temporaries(folder)  # of a process that was killed behind its last step
         raise TapertuneError(f"nothing to resume: the run in {str(folder)!r} is done")
     # checked anew: a run of an earlier version knows nothing of later settings, which are then as they are by default
     old, new = (_comparable(each) for each in (check_settings(record.settings), settings))
