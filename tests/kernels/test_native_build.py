@@ -18,8 +18,9 @@ has_compiler = pytest.mark.skipif(build.library() is None, reason=f"no compiled 
 
 @pytest.fixture
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A home where nothing was compiled yet."""
+    """A home where nothing was compiled yet; compiling takes a second, as nobody computes with what comes of it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "_OPTIONS", tuple("-O0" if option == "-O3" else option for option in build._OPTIONS))
     build._loaded.cache_clear()
     monkeypatch.setattr(build, "_loaded", build._loaded.__wrapped__)
     return tmp_path / "tapertune"
