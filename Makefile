@@ -73,7 +73,6 @@ conformance: $(VENV)/.test ## PEFT's own tests on every method, all parts; minut
 docs: $(VENV)/.test ## write docs/cli.md and docs/methods/index.md anew from the code
 	$(RUN) docs/generate_cli.py
 	$(RUN) docs/generate_methods.py
-	$(RUN) docs/generate_stub.py
 
 clean: ## remove .venv, .venv-lowest and what the tools leave; runs and demo folders stay
 	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

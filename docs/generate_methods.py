@@ -1,8 +1,10 @@
-"""Writes the table of methods, docs/methods/index.md, and that of their rates in docs/rates.md, from ``METHODS``;
-``--check`` only says whether they are current."""
+"""Writes what follows from ``METHODS``: the table of methods, docs/methods/index.md, that of their rates in
+docs/rates.md, and src/tapertune/__init__.pyi, which tells type checkers of the configs. ``--check`` only says whether
+they are current."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 
 from tapertune.adapt import Proximal, RankBudget
 from tapertune.adapt.plan import make_plans
+from tapertune.host.config import ChainConfig, run_fields
 from tapertune.methods import METHODS, Matrix, Method
 from tapertune.methods.rates import written
 
 PAGE = Path(__file__).parent / "methods" / "index.md"
 RATES = Path(__file__).parent / "rates.md"
+STUB = Path(__file__).parents[1] / "src" / "tapertune" / "__init__.pyi"
 HEAD = """# The methods
 
 Written by `docs/generate_methods.py` from the rows of `METHODS` with default settings. Input to output, a capital is
@@ -23,6 +27,27 @@ a matrix, a small letter or E a vector; parameters are those of one layer of 768
 | method | config | chain | trains | parameters, 768 x 3072 | merges | as plain LoRA | saved |
 |---|---|---|---|---|---|---|---|
 """
+
+STUB_HEAD = """# Written by docs/generate_methods.py: the package's names, and the configs that are made from METHODS.
+
+from typing import Any
+
+from .adapt import Controller as Controller
+from .adapt import Plan as Plan
+from .errors import TapertuneError as TapertuneError
+from .host import make_config as make_config
+from .host import parameter_groups as parameter_groups
+from .host import suggest_learning_rate as suggest_learning_rate
+from .host import updates_kept as updates_kept
+from .host.config import ChainConfig
+from .integrations import TapertuneCallback as TapertuneCallback
+from .integrations import attach as attach
+from .methods import METHODS as METHODS
+
+__version__: str
+"""
+_GIVEN = ("task_type", "base_model_name_or_path", "revision", "inference_mode")  # PEFT's, that a user gives
+_TYPES = {"task_type": "str | None", "base_model_name_or_path": "str | None", "revision": "str | None"}
 
 
 def trains(row: Method, settings: Any) -> str:
@@ -85,9 +110,36 @@ def with_rules(page: str) -> str:
     )
 
 
+def stub(row: Method) -> str:
+    """The stub of a method's config: its settings, and what all configs take."""
+    own = {field.name: field for field in dataclasses.fields(row.settings)}
+    shared = {field.name: field for field in dataclasses.fields(ChainConfig)}
+    names = [*own, *(name for name in (*run_fields(row.name), "plan", *_GIVEN) if name not in own)]
+    lines = [f"\nclass {row.config_name}(ChainConfig):", "    def __init__(", "        self,", "        *,"]
+    lines += [f"        {name}: {_typed((own | shared)[name])}," for name in names]
+    also = [name for name in ("r", "lora_dropout") if name not in names]  # PEFT's words for the method's own fields
+    lines += [f"        {name}: {'int' if name == 'r' else 'float'} = ...," for name in also]
+    lines += ["    ) -> None: ..."]
+    lines += [f"    {name}: {_type(field)}" for name, field in own.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _typed(field: Any) -> str:
+    plain = isinstance(field.default, bool | int | float | str | type(None))
+    shown = f'"{field.default}"' if isinstance(field.default, str) else repr(field.default)
+    return f"{_type(field)} = {shown}" if plain else f"{_type(field)} = ..."
+
+
+def _type(field: Any) -> str:
+    if field.name in _TYPES:
+        return _TYPES[field.name]
+    return field.type if isinstance(field.type, str) else field.type.__name__
+
+
 def main(arguments: list[str]) -> int:
     pages = {PAGE: HEAD + "".join(line(row) for row in METHODS.values())}
     pages[RATES] = with_rules(RATES.read_text(encoding="utf-8"))
+    pages[STUB] = STUB_HEAD + "".join(map(stub, METHODS.values()))
     if arguments == ["--check"]:
         old = [page for page, text in pages.items() if not page.exists() or page.read_text(encoding="utf-8") != text]
         for page in old:

@@ -49,7 +49,7 @@ spec.loader.exec_module(module)
 """
 
 RELOADED = """
-import importlib, sys, tapertune
+import importlib.util, sys, tapertune
 importlib.reload(tapertune)
 assert sum(type(finder).__name__ == "_AfterPeft" for finder in sys.meta_path) == 1
 importlib.reload(sys.modules["tapertune._lazy"])

@@ -6,7 +6,6 @@ Importing it makes every method known to PEFT: at once if PEFT is imported, else
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ._lazy import register_with_peft
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
     from .integrations import TapertuneCallback, attach
     from .methods import METHODS
 
-try:
-    __version__ = version("tapertune")
-except PackageNotFoundError:  # used from a source tree that is not installed
-    __version__ = "0+unknown"
+    __version__: str
 
 _HOMES = {
     "METHODS": "methods",
@@ -37,6 +33,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     if name.endswith("Config"):
@@ -47,9 +45,18 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # reading it takes as long as all the rest here
+
+    try:
+        return version("tapertune")
+    except PackageNotFoundError:  # used from a source tree that is not installed
+        return "0+unknown"
+
+
 def __dir__() -> list[str]:
     methods = importlib.import_module(".methods", __name__).METHODS
-    return sorted([*globals(), *_HOMES, *(m.config_name for m in methods.values())])
+    return sorted([*globals(), "__version__", *_HOMES, *(m.config_name for m in methods.values())])
 
 
 register_with_peft()

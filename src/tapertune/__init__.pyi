@@ -1,4 +1,4 @@
-# Written by docs/generate_stub.py: the names of the package, and the configs that are made from METHODS.
+# Written by docs/generate_methods.py: the package's names, and the configs that are made from METHODS.
 
 from typing import Any
 

@@ -115,7 +115,7 @@ def test_installed_script_ends_with_the_same_code() -> None:
     assert one_line(done.stderr).startswith("error: unknown method 'aflroa': did you mean 'aflora'? Allowed: ")
 
 
-@pytest.mark.parametrize("script", ["docs/generate_cli.py", "docs/generate_methods.py", "docs/generate_stub.py"])
+@pytest.mark.parametrize("script", ["docs/generate_cli.py", "docs/generate_methods.py"])
 def test_generated_pages_are_current(script: str) -> None:
     done = subprocess.run([sys.executable, script, "--check"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tapertune.cost import floor as floors
+from tapertune.cost import pass_work
 from tapertune.cost import plan as plans
 from tapertune.cost.budget import Budget
 from tapertune.cost.floor import Floor, floor_of
@@ -40,7 +41,7 @@ def planned(settings: dict[str, Any], **others: Any) -> Estimate:
 @pytest.mark.parametrize("method", [*METHODS, *BASELINES])
 def test_a_few_layers_tell_of_all(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few = planned(raw(method))
-    monkeypatch.setattr(plans, "_DEPTHS", (4, 5))  # no layer is left to reckon
+    monkeypatch.setattr(pass_work, "_DEPTHS", (4, 5))  # no layer is left to reckon
     whole = planned(raw(method))
     assert few.memory.total == pytest.approx(whole.memory.total, rel=1e-3)
     assert few.step_flops == pytest.approx(whole.step_flops, rel=1e-9)

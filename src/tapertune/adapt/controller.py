@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from ..errors import TapertuneError
 from .factor_rates import FactorRates, rates_for
+from .facts import Facts
 from .finite import AUTO, FiniteSteps, Limit
 from .following import Following, check_optimizer, no_gradients, not_its_parameters
 from .gradient_check import GradientCheck
@@ -26,7 +27,7 @@ from .sharding import gathered
 from .tally import Tally
 
 
-class Controller:
+class Controller(Facts):
     """Runs plans over the factors of an adapter. An adapter has one at a time: the last that was attached.
 
     Before each optimizer step it adds the penalties' gradients and takes the gradients in; after it (or before, where
@@ -274,62 +275,9 @@ class Controller:
         if names and self._optimizer is not None and keeps_copies(self._optimizer):
             self._stillness.take(self.handles[name].parameter for name in names)
 
-    # ---- what it knows -----------------------------------------------------------------------------------------------
-
     def _inside(self) -> int:
         """Parameters of the adapter that train."""
         return sum(self.handles[name].parameter.numel() for name in self._training)
-
-    @property
-    def trainable(self) -> int:
-        """Parameters that train now, inside the adapter and outside."""
-        return self.tally.now
-
-    @property
-    def trainable_start(self) -> int:
-        """Parameters that trained when the run began."""
-        return self.tally.start
-
-    @property
-    def average_trainable(self) -> float:
-        """Mean over the steps so far of the parameters that trained in each."""
-        return self.tally.average(self.step)
-
-    @property
-    def frozen(self) -> dict[str, int]:
-        """The factors frozen so far, with the index of the step at which each froze."""
-        return {name: step for runner in self.runners for name, step in runner.frozen.items()}
-
-    @property
-    def freezable(self) -> tuple[str, ...]:
-        """The factors that a plan may freeze, or has frozen."""
-        frozen = self.frozen
-        names = dict.fromkeys(name for runner in self.runners for name in runner.scope.freezable)
-        return tuple(n for n in names if n in self._training or n in frozen)
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """Rank components in use by module, where a plan prunes."""
-        return {module: rank for runner in self.runners for module, rank in runner.ranks.items()}
-
-    def progress(self) -> tuple[int, int, int]:
-        """(parameters that train now, matrices frozen, matrices that could freeze)."""
-        return self.trainable, len(self.frozen), len(self.freezable)
-
-    def summary(self) -> dict[str, Any]:
-        """Counts over the run so far."""
-        return {
-            "trainable_start": self.tally.start,
-            "trainable_average": self.average_trainable,
-            "trainable_end": self.trainable,
-            "other_trainable": self.other_trainable,
-            "frozen": len(self.frozen),
-            "freezable": len(self.freezable),
-            "last_freeze_step": max(self.frozen.values(), default=None),
-            "ranks": self.ranks,
-            "steps": self.step,
-            "skipped": self.finite.skipped,
-        }
 
     def finish(self) -> None:
         """Removes what has been pruned, takes frozen updates out of the base weights' way, writes the ``end`` event and

@@ -191,7 +191,8 @@ def _show(fits: list[Fit], scores: dict[str, Measured], store: Path | None, job:
     from rich.console import Console
     from rich.table import Table
 
-    from ..cost.budget import in_words, minutes_in_words
+    from ..cost.budget import in_words
+    from ..report.numbers import duration
 
     lora = next((f.estimate for f in fits if f.estimate.settings.method.name == "lora"), None)
     first = fits[0].estimate
@@ -215,7 +216,7 @@ def _show(fits: list[Fit], scores: dict[str, Measured], store: Path | None, job:
             name, e.parameters.spelled(), in_words(e.adapter_bytes), in_words(e.memory.optimizer),
             in_words(e.memory.held), in_words(e.memory.total), f"{e.step_flops / 1e12:.3g}",
             "-" if time is None else f"{time.step:.3g} s", "-" if ratio is None else f"{ratio:.2f}",
-            "-" if time is None or time.minutes is None else minutes_in_words(time.minutes),
+            "-" if time is None or time.minutes is None else duration(60 * time.minutes),
             "-" if found is None else f"{found.value:.4f} ({found.runs} runs)",
         )  # fmt: skip
     console = Console()

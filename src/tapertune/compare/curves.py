@@ -62,7 +62,7 @@ def _rule_mark(
     rule: Callable[[RunRecord], float | None] | None,
     colour: int,
 ) -> list[Mark]:
-    record = next((record for _, record in cell.screened if record is not None), None)
+    record = next((record for _, record in cell.screened if record is not None and record.steps is not None), None)
     rate = None if rule is None or record is None else rule(record)
     if rate is None:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -31,8 +30,9 @@ def rule_of(comparison: Comparison) -> Rule | None:
         return None
 
     def rule(record: RunRecord) -> SuggestedRate | None:
-        method, steps = str(record.method["name"]), record.steps or _steps(record)
-        batch = _batch(record)
+        method, steps, batch = str(record.method["name"]), record.steps, _batch(record)
+        if steps is None:  # it did not come to its end
+            return None
         if method in BASELINES:
             return suggested(BASELINE_RULES[method], None, None, name=method, width=width, steps=steps, batch=batch)
         if method not in METHODS:
@@ -51,12 +51,3 @@ def rule_of(comparison: Comparison) -> Rule | None:
 def _batch(record: RunRecord) -> int:
     training = record.settings.get("training", {})
     return training.get("per_device_train_batch_size", 8) * training.get("gradient_accumulation_steps", 1)
-
-
-def _steps(record: RunRecord) -> int:
-    """Optimizer steps of a run that has not come to its end."""
-    training = record.settings.get("training", {})
-    if (given := training.get("max_steps", -1)) > 0:
-        return given
-    epochs = training.get("num_train_epochs", 3)
-    return max(1, math.ceil(epochs * math.ceil(record.sizes["train"] / _batch(record))))

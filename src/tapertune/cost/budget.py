@@ -96,13 +96,3 @@ def in_words(count: float) -> str:
             value = count / 1024**power
             return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
     return f"{count:.0f} B"
-
-
-def minutes_in_words(minutes: float) -> str:
-    """
-    >>> minutes_in_words(0.4), minutes_in_words(12.3), minutes_in_words(200)
-    ('24 seconds', '12 minutes', '3.3 hours')
-    """
-    if minutes < 1.5:
-        return f"{max(1, round(60 * minutes))} second{'s' if round(60 * minutes) > 1 else ''}"
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..adapt.bottom_up import BottomUp
 from ..adapt.plan import Plan
 from ..adapt.policies import Proximal, RankBudget
+from ..report.numbers import count
 from .shapes import Shape
 
 _SAMPLES = 10_000  # steps that are looked at, about; of longer runs every second one, or fewer
@@ -38,17 +39,7 @@ class OverTime:
     def spelled(self) -> str:
         """The three counts, or the one where nothing changes."""
         counts = [self.start, self.average, self.end]
-        return " > ".join(short_count(count) for count in (counts if self.start != self.end else counts[:1]))
-
-
-def short_count(count: int) -> str:
-    """
-    >>> short_count(1327104), short_count(83232), short_count(768)
-    ('1.33M', '83k', '768')
-    """
-    if count >= 10**6:
-        return f"{count / 10**6:.2f}M"
-    return f"{count / 1000:.0f}k" if count >= 10**4 else str(count)
+        return " > ".join(map(count, counts if self.start != self.end else counts[:1]))
 
 
 def over_time(shape: Shape, steps: int | None, rank: int | None = None) -> OverTime:

@@ -8,7 +8,6 @@ over memory that narrow products are, and calls.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
@@ -16,23 +15,20 @@ from typing import Any
 
 import torch
 
-from ..kernels import Adapted, Path, pass_flops
 from ..methods import METHODS
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
 from . import estimated
 from .floor import Floor, floor_of
-from .measured import base_flops
 from .over_time import OverTime, frees_layers, over_time
-from .planned import Reads, batch, config_of, cut, depth_of, evaluated_rows, is_even, trained_model
-from .shapes import Shape, base_of, head_modules, shape_of
-from .step_memory import StepBytes, step_bytes
-from .trace import calls
+from .pass_work import PassWork, autocast, between, pass_work
+from .planned import Reads, config_of
+from .shapes import Shape, base_of, shape_of
+from .step_memory import StepBytes
 
 # bytes an optimizer keeps for each parameter, by the start of Trainer's name for it; AdamW's is the usual
 _OPTIMIZERS = {"sgd": 0.0, "rmsprop": 4.0, "adagrad": 4.0, "lion": 4.0, "adafactor": 0.1, "adamw_bnb_8bit": 2.0,
                "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0, "lion_8bit": 1.0}  # fmt: skip
 _ADAMW = 8.0
-_DEPTHS = (2, 3)
 # A narrow product reads and writes its wide side as well: so many multiplications a number take as long, in the kernels
 # that this machine's processor runs. Fitted to benchmarks/speed/cpu.json, as is what follows.
 _NARROW = 14
@@ -161,10 +157,10 @@ def plan_run(
     with warnings.catch_warnings():
         # meant for a training that is none: no controller follows its plan, and nothing is learned
         warnings.simplefilter("ignore")
-        work = _work(settings, config, kind, reads, device)
+        work = pass_work(settings, config, kind, reads, device)
     of_step = settings.training.get("gradient_accumulation_steps", 1)
     size = settings.training["per_device_train_batch_size"]
-    passes = work.base + _gone(work.all_trains, work.all_done, trained.done)
+    passes = work.base + between(work.all_trains, work.all_done, trained.done)
     step_flops = passes * of_step
     return Estimate(
         settings=settings,
@@ -225,116 +221,6 @@ def _rank(settings: RunSettings) -> int | None:
     return getattr(adapter_config(settings).settings(), row.rank, None)
 
 
-# ---- operations and bytes of a pass ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """Of a pass of one batch.
-
-    Attributes:
-        base: operations of the base model and the head.
-        floor: those of the frozen model, forward and backward: what is timed.
-        all_trains, all_done: those of the adapter when all of it trains, and when all has frozen that may.
-        narrow: numbers on the wide sides of narrow products, read or written.
-        bytes: what it holds.
-    """
-
-    base: float
-    floor: float
-    all_trains: float
-    all_done: float
-    narrow: float
-    bytes: StepBytes
-
-
-def _gone(start: float, end: float, done: float) -> float:
-    return start + (end - start) * done
-
-
-def _work(settings: RunSettings, config: Any, kind: str, reads: Reads, device: str) -> _Work:
-    layers = depth_of(config)
-    if layers is None or layers <= _DEPTHS[-1] or not is_even(settings):
-        return _work_of(settings, config, kind, reads, device)
-    low, high = (_work_of(settings, cut(config, depth), kind, reads, device) for depth in _DEPTHS)
-    more = (layers - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
-    return _extended(low, high, more)
-
-
-def _extended(low: Any, high: Any, more: float) -> Any:
-    """Each number of ``low``, and what ``high`` has beyond it so many times."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(low):
-        a, b = getattr(low, field.name), getattr(high, field.name)
-        values[field.name] = _extended(a, b, more) if dataclasses.is_dataclass(a) else a + (b - a) * more
-    return type(low)(**values)
-
-
-def _work_of(settings: RunSettings, config: Any, kind: str, reads: Reads, device: str) -> _Work:
-    size = settings.training["per_device_train_batch_size"]
-    half = _autocast(settings)
-    model = trained_model(settings, config, kind, half=half)
-    longest = max(2, reads.longest)
-    inputs = batch(kind, config, size, longest, reads.target)
-    evaluated = batch(kind, config, evaluated_rows(settings, kind, config, longest), longest, reads.target)
-    held = step_bytes(model, inputs, evaluated, device=device, autocast=half)
-    head = [name for name, p in model.named_parameters() if p.requires_grad and _of_head(name, model, kind)]
-    length = max(1, round(reads.mean))
-    parts = base_flops(model, calls(model, head, length), length)
-    tokens = size * reads.mean
-    base = tokens * sum(parts.values())
-    floor = tokens * (2 * parts["base_forward"] + parts["head"])
-    layers = [] if settings.method.name in BASELINES else _layers(settings, model, device, half)
-    count = round(tokens)
-    done = [_all_done(layer) for layer in layers]
-    return _Work(
-        base=base,
-        floor=floor,
-        all_trains=float(sum(pass_flops([layer], count, input_grad=True) for layer in layers)),
-        all_done=float(sum(pass_flops([layer], count, input_grad=True) for layer in done)),
-        narrow=float(sum(_narrow(layer, count) for layer in layers)),
-        bytes=held,
-    )
-
-
-def _of_head(name: str, model: Any, kind: str) -> bool:
-    inside = head_modules(model, kind) if not hasattr(model, "peft_config") else []
-    return ".modules_to_save." in name or name.startswith(tuple(f"{module}." for module in inside))
-
-
-def _layers(settings: RunSettings, model: Any, device: str, half: bool) -> list[Adapted]:
-    from .adapted_layers import adapted_layers
-
-    groups = adapted_layers(model.train())
-    plain = settings.quantization is None
-    found = [layer for group in groups for layer in group.values()]
-    return [
-        dataclasses.replace(
-            layer.changed(plain=plain and layer.spec.plain), call=layer.call._replace(device=device, autocast=half)
-        )
-        for layer in found
-    ]
-
-
-def _all_done(layer: Adapted) -> Adapted:
-    """The layer when its matrices have frozen."""
-    matrices = {factor.name for factor in layer.spec.update if len(factor.symbols) > 1}
-    return layer.changed(trains=layer.trains - matrices) if not matrices >= layer.trains else layer
-
-
-def _narrow(layer: Adapted, tokens: int) -> float:
-    """Numbers that narrow products read or write beside what their operations tell of."""
-    if layer.path(tokens, True) in (Path.DENSE_MAP, Path.MERGED, Path.VECTORS):
-        return 0.0
-    sides = 3 if layer.trains else 2
-    drops = 2 if layer.spec.dropout else 0
-    return float(tokens) * (sides * (layer.sizes["d_in"] + layer.sizes["d_out"]) + drops * layer.sizes["d_in"])
-
-
-def _autocast(settings: RunSettings) -> bool:
-    return bool(settings.training.get("bf16") or settings.training.get("fp16"))
-
-
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -382,11 +268,11 @@ def _packed(settings: RunSettings) -> float:
 
 
 def _time(
-    settings: RunSettings, config: Any, kind: str, reads: Reads, shape: Shape, trained: OverTime, work: _Work,
+    settings: RunSettings, config: Any, kind: str, reads: Reads, shape: Shape, trained: OverTime, work: PassWork,
     steps: int | None, device: str,
 ) -> Time | None:  # fmt: skip
     size, passes = settings.training["per_device_train_batch_size"], _accumulated(settings)
-    dtype = torch.bfloat16 if _autocast(settings) else getattr(torch, settings.dtype)
+    dtype = torch.bfloat16 if autocast(settings) else getattr(torch, settings.dtype)
     floor = floor_of(config, kind, size, reads.mean, dtype=dtype, device=device)
     if floor is None:
         return None
@@ -398,11 +284,11 @@ def _time(
     return Time(step=step, floor=passes * floor.seconds, training=whole, evaluating=evaluating)
 
 
-def _share_of_forward(floor: Floor, work: _Work) -> float:
+def _share_of_forward(floor: Floor, work: PassWork) -> float:
     return 1.0 + work.all_trains / 3 / max(work.floor / 2, 1.0)
 
 
-def _pass_seconds(settings: RunSettings, shape: Shape, trained: OverTime, work: _Work, floor: Floor) -> float:
+def _pass_seconds(settings: RunSettings, shape: Shape, trained: OverTime, work: PassWork, floor: Floor) -> float:
     method = settings.method.name
     if method == "head":
         return floor.forward
@@ -410,7 +296,7 @@ def _pass_seconds(settings: RunSettings, shape: Shape, trained: OverTime, work: 
     speed = floor.seconds / work.floor  # of an operation
     if method == "full":
         return floor.seconds + again + speed * (work.base - work.floor)
-    adapter = _gone(work.all_trains, work.all_done, trained.done)
+    adapter = between(work.all_trains, work.all_done, trained.done)
     seconds = floor.seconds + again + speed * (adapter + 2 * _NARROW * work.narrow)
     seconds += _CALLS * floor.call * shape.modules
     below = sum(_below(plan) for plan in shape.plans)

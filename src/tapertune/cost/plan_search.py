@@ -16,9 +16,10 @@ from typing import Any
 
 from ..errors import TapertuneError
 from ..methods import METHODS
+from ..report.numbers import count, duration
 from ..runfile.settings import BASELINES, RunSettings, adapter_config, check_settings, with_overrides
-from .budget import Budget, in_words, minutes_in_words
-from .over_time import OverTime, short_count
+from .budget import Budget, in_words
+from .over_time import OverTime
 from .plan import Estimate
 
 Estimated = Callable[[RunSettings], Estimate]
@@ -51,8 +52,8 @@ class Fit:
         estimate = self.estimate
         changed = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in self.changes.items())
         minutes = None if estimate.time is None else estimate.time.minutes
-        takes = [in_words(estimate.memory.total), f"{short_count(estimate.parameters.average)} parameters"]
-        takes += [] if minutes is None else [minutes_in_words(minutes)]
+        takes = [in_words(estimate.memory.total), f"{count(estimate.parameters.average)} parameters"]
+        takes += [] if minutes is None else [duration(60 * minutes)]
         return f"{estimate.settings.method.name}{f' with {changed}' if changed else ''}: {', '.join(takes)}"
 
 

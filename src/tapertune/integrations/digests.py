@@ -39,7 +39,7 @@ def data_digest(dataset: Any) -> str | None:
             return _of_table(dataset)
         if isinstance(dataset, torch.utils.data.TensorDataset):
             return digest_of(dataset.tensors)
-        with _same_draws():
+        with same_draws():
             if isinstance(dataset, list | tuple):
                 return digest_of(dataset[number] for number in _spaced(len(dataset), MOST_ROWS))
             numbers = _spaced(len(dataset), FEW_ROWS)
@@ -101,8 +101,8 @@ def _spaced(count: int, most: int) -> Sequence[int]:
 
 
 @contextmanager
-def _same_draws() -> Iterator[None]:
-    """Leaves random numbers on the processor as they were."""
+def same_draws() -> Iterator[None]:
+    """Leaves random numbers on the processor, Python's and NumPy's too, as they were."""
     kept, numpy_kept = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import psutil
 import torch
 
-from ..cost.budget import in_words, minutes_in_words
+from ..cost.budget import in_words
 from ..cost.plan import Estimate, plan_run, reads_of
 from ..cost.planned import Reads
+from ..report.numbers import duration
 from ..tasks.kinds import Encoded
 from .prepare import Prepared
 from .suppress_logging import suppress_logging
@@ -70,6 +71,6 @@ def spelled(estimate: Estimate) -> str:
     parts = (
         f" ({time.step:.2g} s a step)"
         if not time.evaluating
-        else (f" ({time.step:.2g} s a step; {minutes_in_words(time.evaluating / 60)} of it evaluating)")
+        else (f" ({time.step:.2g} s a step; {duration(time.evaluating)} of it evaluating)")
     )
-    return f"{memory} {place}, {minutes_in_words(time.minutes)}{parts}"
+    return f"{memory} {place}, {duration(60 * time.minutes)}{parts}"

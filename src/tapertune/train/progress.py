@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..cost.budget import minutes_in_words
 from ..cost.weights import sizes
+from ..report.numbers import duration
 from .distributed import is_first
 
 Counts = Callable[[], tuple[int, int, int]]
@@ -108,7 +108,7 @@ class LineDisplay(Display):
         """The time that the steps to come take if they take what the others took, evaluations among them."""
         taken = (time.monotonic() - self._begun) / max(1, state.global_step - self._first)
         left = taken * (state.max_steps - state.global_step)
-        return f"  {minutes_in_words(left / 60)} left" if left else ""
+        return f"  {duration(left)} left" if left else ""
 
     def on_log(
         self,

@@ -6,15 +6,14 @@ Sums are rounded differently by different numbers of threads. So the number is c
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 
+from ..integrations.digests import same_draws
 from ..tasks.kinds import Encoded, get_kind
 from . import distributed
 from .prepare import Prepared
@@ -113,7 +112,7 @@ def one_pass(prepared: Prepared) -> Callable[[], None]:
 
     def step() -> None:
         trains = built.model.training
-        with _same_random_numbers():
+        with same_draws():
             built.model.train()
             with nullcontext() if precision is None else torch.autocast("cpu", precision):
                 loss: Any = built.model(**batch).loss
@@ -122,17 +121,6 @@ def one_pass(prepared: Prepared) -> Callable[[], None]:
         built.model.zero_grad(set_to_none=True)
 
     return step
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
 
 
 def _may_measure(prepared: Prepared) -> bool:
