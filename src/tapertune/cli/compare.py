@@ -142,11 +142,12 @@ def _ask(comparison: Comparison, store: Store, jobs: int, *, yes: bool) -> None:
 
 def _run(comparison: Comparison, store: Store, engine: Engine, jobs: int) -> None:
     from ..compare.driver import run_grid
+    from ..compare.rule import rule_of
     from ..compare.show import Show
 
     show = Show(comparison, jobs)
     with show.context():
-        progress = run_grid(comparison, store, engine, show)
+        progress = run_grid(comparison, store, engine, show, rule_of(comparison) if comparison.grid.auto else None)
     typer.echo(f"{progress.made} runs made; records: {store.folder}")
     _write_report(comparison, store)
     for label, reason in progress.failures.items():

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .auto import RateOf, auto_jobs
 from .engine import Engine, Outcome
 from .jobs import Comparison, Job
 from .record import RunRecord
@@ -43,8 +44,17 @@ class Follower(Protocol):
     def __call__(self, progress: Progress) -> None: ...
 
 
-def run_grid(comparison: Comparison, store: Store, engine: Engine, follow: Follower) -> Progress:
+def run_grid(
+    comparison: Comparison, store: Store, engine: Engine, follow: Follower, rule: RateOf | None = None
+) -> Progress:
     """Makes all runs that have no record.
+
+    Args:
+        comparison: the grid.
+        store: where its records are.
+        engine: makes the runs.
+        follow: is told how far it is.
+        rule: the learning rate that ``auto`` takes, for grids that run it too.
 
     Returns:
         How far the grid is: the runs that failed are named, and do not stop the others.
@@ -62,6 +72,7 @@ def run_grid(comparison: Comparison, store: Store, engine: Engine, follow: Follo
             if time.monotonic() - looked >= _OTHERS:
                 progress.records = store.records()
                 left = list(jobs_left(comparison, progress.records, failed))
+                left += auto_jobs(comparison, progress.records, rule, failed)
                 looked = time.monotonic()
                 progress.running = engine.running()
                 follow(progress)

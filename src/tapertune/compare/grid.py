@@ -72,6 +72,7 @@ class Grid(Block):
     trials: int | None = Field(None, gt=0, description="an equal number of tuning trials a row, in place of all rates")
     reference: str = Field("", description="the row that others are tested against; empty: the first")
     stop: StopBlock | None = Field(None, description="when hopeless runs end early; none: never")
+    auto: bool = Field(False, description="run each row at the rate of learning_rate: auto too; it is never chosen")
     keep_events: bool = Field(False, description="keep what was frozen and pruned in each best run with the first seed")
 
     @field_validator("rows", mode="before")

@@ -107,8 +107,10 @@ class Comparison:
     def count(self) -> int:
         """How many runs the grid has at most."""
         seeds = len(self.grid.seeds)
+        extra = seeds if self.grid.auto else 0
         return sum(
-            len(self.points[row]) + min(self.grid.best, len(self.points[row])) * (seeds - 1) for _, row in self.cells()
+            len(self.points[row]) + min(self.grid.best, len(self.points[row])) * (seeds - 1) + extra
+            for _, row in self.cells()
         )
 
 

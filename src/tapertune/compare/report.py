@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import TapertuneError
@@ -14,6 +14,7 @@ from ..report.drawing import Chart
 from ..report.grid_page import Section, grid_html, grid_markdown, write_pictures
 from ..report.maps import heatmap_charts
 from ..report.numbers import count, duration, size
+from .auto import AutoResult, RateOf, auto_result
 from .curves import rate_chart
 from .fronts import cost_bars, pareto_charts
 from .jobs import Comparison
@@ -23,11 +24,8 @@ from .selection import Cell, Records, cell_of
 from .statistics import Summary, main_machine, summarise, wins
 from .store import Store
 
-Rule = Callable[[RunRecord], "float | None"]
-"""The learning rate that a rule takes for a run; None where it has none. ``rule.rule_of`` makes that of ``auto``."""
 
-
-def write_report(comparison: Comparison, store: Store, folder: Path, rule: Rule | None = None) -> list[Path]:
+def write_report(comparison: Comparison, store: Store, folder: Path, rule: RateOf | None = None) -> list[Path]:
     """Writes ``report.html``, ``report.md`` and a picture for each chart.
 
     Args:
@@ -45,7 +43,7 @@ def write_report(comparison: Comparison, store: Store, folder: Path, rule: Rule 
     return [html, write_text(folder / "report.md", grid_markdown(title, sections, pictures), parents=True)]
 
 
-def report_sections(comparison: Comparison, store: Store, rule: Rule | None = None) -> tuple[str, list[Section]]:
+def report_sections(comparison: Comparison, store: Store, rule: RateOf | None = None) -> tuple[str, list[Section]]:
     """(title, sections): the result over all tasks, each task by itself, and how the runs were made."""
     records = store.records()
     summaries = summarise(comparison, records)
@@ -54,7 +52,9 @@ def report_sections(comparison: Comparison, store: Store, rule: Rule | None = No
         cells = [cell_of(comparison, records, row, task) for row in comparison.grid.rows_on(task)]
         here = [summary for summary in summaries if summary.task == task]
         if any(record is not None for cell in cells for _, record in cell.screened):
+            found = [auto_result(comparison, records, cell, rule) for cell in cells]
             sections.append(_task_section(comparison, task, cells, here, store, rule))
+            sections += _auto_section(task, cells, found)
     sections.append(_made(comparison, records))
     return comparison.grid.name, sections
 
@@ -103,7 +103,7 @@ def _task_section(
     cells: Sequence[Cell],
     summaries: Sequence[Summary],
     store: Store,
-    rule: Rule | None,
+    rule: RateOf | None,
 ) -> Section:
     reference = comparison.grid.reference
     header = ["row", "score", "chosen", "seeds", f"difference from {reference} (p)", "parameters", "TFLOP", "time",
@@ -122,6 +122,26 @@ def _task_section(
         except TapertuneError as error:
             notes.append(f"What was frozen and pruned in {cell.row} cannot be drawn: {error}.")
     return Section(title=task, header=header, rows=rows, notes=notes, charts=charts)
+
+
+def _auto_section(task: str, cells: Sequence[Cell], found: Sequence[AutoResult | None]) -> list[Section]:
+    """Each row at the rate of ``learning_rate: auto``, beside its tuned point; none where no such run was made."""
+    rows = []
+    for cell, result in zip(cells, found, strict=True):
+        if result is None:
+            continue
+        scores = [100 * record.test.value for record in result.runs.values() if record.test is not None]
+        gap = result.gap
+        apart = (
+            "" if gap is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * v for v in (gap.value, *gap.interval)))
+        )
+        mean = f"{sum(scores) / len(scores):.1f}" if scores else "diverged"
+        rows.append([cell.row, short(result.point.rate), mean, f"{len(result.runs)}", apart])
+    if not rows:
+        return []
+    note = "The rule's rate is run beside the tuned ones and never chosen: the last column is what not tuning costs."
+    header = ["row", "rate", "score", "seeds", "against the tuned point"]
+    return [Section(title=f"{task}: learning_rate: auto", header=header, rows=rows, notes=[note])]
 
 
 def _task_row(summary: Summary, reference: str) -> list[str]:
