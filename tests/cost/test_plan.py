@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,20 @@ def test_the_floor_is_timed_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> No
     kept.write_text("{half", encoding="utf-8")
     with pytest.raises(pytest.fail.Exception):
         floor_of(config, "classification", 4, 16)
+
+
+def test_what_was_timed_on_a_busy_machine_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(check_settings(raw()))
+    timed: list[int] = []
+    monkeypatch.setattr(floors, "_timed", lambda *args: timed.append(1) or Floor(forward=1.0, backward=2.0, call=1e-6))
+    monkeypatch.setattr(floors, "_clock", lambda device: time.perf_counter)  # as with several threads
+    monkeypatch.setattr(floors.os, "getloadavg", lambda: (99.0, 99.0, 99.0))
+    for _ in range(2):
+        floor_of(config, "classification", 4, 16)
+    monkeypatch.setattr(floors.os, "getloadavg", lambda: (0.5, 99.0, 99.0))
+    for _ in range(2):
+        floor_of(config, "classification", 4, 16)
+    assert len(timed) == 3
 
 
 def test_depths() -> None:

@@ -2,13 +2,15 @@
 
 A model of the run's own widths with one layer and one with a few more, random weights, take steps in turns; what a
 layer adds stands for all others. Rows are fewer where a step of them would take seconds. With one thread on a processor
-CPU time is measured, so that other processes do not count; else wall time.
+CPU time is measured, so that other processes do not count; else wall time, of which the least of several steps is
+taken, as others' work only ever adds to it; what was timed beside much other work is not kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import time
 from contextlib import suppress
@@ -77,8 +79,9 @@ def floor_of(
         if not _fits(config, dtype, device):
             return None
         kept = _timed(config, kind, timed, length, dtype, device)
-        with suppress(TapertuneError):  # a folder that cannot be written to is done without
-            write_json(path, {"version": _VERSION, **asdict(kept)}, parents=True)
+        if _clock(device) is time.process_time or not _is_busy():
+            with suppress(TapertuneError):  # a folder that cannot be written to is done without
+                write_json(path, {"version": _VERSION, **asdict(kept)}, parents=True)
     scale = share * rows / timed
     return Floor(forward=kept.forward * scale, backward=kept.backward * scale, call=kept.call)
 
@@ -89,6 +92,11 @@ def _is_emulated(dtype: torch.dtype) -> bool:
     supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
     check = getattr(known, supported[dtype], None) if dtype in supported else None
     return check is not None and not check()
+
+
+def _is_busy() -> bool:
+    """Whether more programs want a core than there are cores, this one among them."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) + 1
 
 
 def _layer_weights(config: Any) -> float:
@@ -142,8 +150,9 @@ def _timed(config: Any, kind: str, rows: int, length: int, dtype: torch.dtype, d
                 of_model.append(_step(model, inputs, now))
             if round_ > 1 and now() > end:
                 break
-    medians = [tuple(statistics.median(each) for each in zip(*of_model[1:], strict=True)) for of_model in times]
-    forward, backward = (_extended([m[part] for m in medians], depths, layers) for part in (0, 1))
+    middle = statistics.median if now is time.process_time else min
+    passes = [tuple(middle(each) for each in zip(*of_model[1:], strict=True)) for of_model in times]
+    forward, backward = (_extended([p[part] for p in passes], depths, layers) for part in (0, 1))
     return Floor(forward=forward, backward=backward, call=_call(now, device))
 
 
