@@ -9,18 +9,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapt.sharding import is_sharded
 from ..errors import TapertuneError
 from .passes import Passes
 from .prefix import Prefix, digests
 from .randomness import Quiet, autocast_of, check_randomness, dropout_in, refuse_dropout
 from .rows import Batch, as_batch, is_plain
 from .settings import CacheSettings
-from .stack import find_stack, parameters_of
+from .stack import Stack, find_stack, parameters_of
 from .store import Store
 
 _log = logging.getLogger("tapertune")
 _NEAR = {torch.float32: 1e-4, torch.float64: 1e-10}  # of a relative difference between two ways of one pass; else:
 _NEAR_ELSE = 5e-2
+
+
+def check_model(model: nn.Module, settings: CacheSettings) -> Stack:
+    """The layers of a model that can be cached.
+
+    Raises:
+        TapertuneError: they are not found, what they make of a row is no constant, or they are split over processes.
+    """
+    stack = find_stack(model, settings.layers)
+    last = {id(module) for module in stack.layers[-1].modules()}
+    below = [(path, module) for path, module in stack.backbone.named_modules() if id(module) not in last]
+    check_randomness(below, getattr(stack.backbone, "config", None))
+    dropout = dropout_in(below)
+    if dropout is not None and settings.dropout == "keep":
+        raise refuse_dropout(dropout)
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter) or "FlatParameter" in type(parameter).__name__:
+            raise TapertuneError(
+                f"cache: {name} is split over processes (FSDP, DeepSpeed 3), which have to run all layers together"
+            )
+    return stack
 
 
 class LayerCache:
@@ -44,12 +66,9 @@ class LayerCache:
             used.
     """
 
-    def __init__(
-        self, model: nn.Module, settings: CacheSettings, say: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, settings: CacheSettings, say: Callable[[str], None] | None = None) -> None:
         self.settings, self._say = settings, say or _log.warning
-        self._stack = find_stack(model, settings.layers)
-        self._check(model)
+        self._stack = check_model(model, settings)
         self._passes = Passes(self._stack)
         self.store = Store(settings, self._say, _process())
         self.level = self.hits = self.carried = self.misses = 0
@@ -65,23 +84,6 @@ class LayerCache:
             backbone.register_forward_pre_hook(self._before, with_kwargs=True),
             backbone.register_forward_hook(self._after, always_call=True),
         ]
-
-    def _check(self, model: nn.Module) -> None:
-        config = getattr(self._stack.backbone, "config", None)
-        check_randomness(self._named(), config)
-        dropout = dropout_in(self._named())
-        if dropout is not None and self.settings.dropout == "keep":
-            raise refuse_dropout(dropout)
-        for name, parameter in model.named_parameters():
-            if type(parameter.data).__name__ == "DTensor" or "FlatParameter" in type(parameter).__name__:
-                raise TapertuneError(
-                    f"cache: {name} is split over processes (FSDP, DeepSpeed 3), which have to run all layers together"
-                )
-
-    def _named(self) -> list[tuple[str, nn.Module]]:
-        """What may be below a layer that trains, by path: all of the backbone but the last layer."""
-        last = {id(module) for module in self._stack.layers[-1].modules()}
-        return [(path, m) for path, m in self._stack.backbone.named_modules() if id(m) not in last]
 
     # ---- hooks -------------------------------------------------------------------------------------------------------
 
@@ -203,7 +205,8 @@ class LayerCache:
         states = self._passes.up_to(self.level, batch.part(rows), start, states, self._quiet).detach()
         if batch.length is not None and states.shape[1] != batch.length:
             raise TapertuneError(
-                f"cache: the layers have {states.shape[1]} positions for {batch.length} tokens: which is whose is not known"
+                f"cache: the layers have {states.shape[1]} positions for {batch.length} tokens, and which is whose is "
+                "not known"
             )
         states = self.store.rounded(states)
         digest = "" if self._digests is None else self._digests[self.level]

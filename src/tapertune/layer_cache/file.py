@@ -1,7 +1,7 @@
 """Rows in a file: what memory has no room for, and what a later run finds again.
 
-The file is read and written at places of it, not mapped: one that is cut short by somebody else, or a disk that is full,
-is an error here rather than the end of the process. An index beside it says which row is where, with a checksum of each
+The file is read and written at places of it, not mapped: one that somebody else cuts short, or a disk that is full, is
+an error here rather than the end of the process. An index beside it says which row is where, with a checksum of each
 and the digest of what made it; a row that does not fit both is as if it were not there.
 """
 

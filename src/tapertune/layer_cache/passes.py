@@ -99,7 +99,9 @@ class Passes:
             "cache.layers names another list"
         )
 
-    def up_to(self, level: int, arguments: Mapping[str, Any], start: int, states: Tensor | None, quiet: Quiet) -> Tensor:
+    def up_to(
+        self, level: int, arguments: Mapping[str, Any], start: int, states: Tensor | None, quiet: Quiet
+    ) -> Tensor:
         """States that enter a layer.
 
         Args:
@@ -151,7 +153,10 @@ class Passes:
 
     def _through(self, level: int, states: Tensor) -> dict[nn.Module, Callable[..., Any]]:
         """Forward passes that hand states through all layers below one."""
-        if any(getattr(layer, "gradient_checkpointing", False) for layer in self.stack.layers) and torch.is_grad_enabled():
+        if (
+            any(getattr(layer, "gradient_checkpointing", False) for layer in self.stack.layers)
+            and torch.is_grad_enabled()
+        ):
             states = states.detach().requires_grad_(True)  # checkpointing that re-enters needs an input to ask it of
         forwards: dict[nn.Module, Callable[..., Any]] = {}
         for number, layer in enumerate(self.stack.layers[:level]):

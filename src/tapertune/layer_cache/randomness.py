@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import TapertuneError
 
 _RATES = ("dropout", "p", "dropout_p", "dropout_prob", "attention_dropout", "activation_dropout", "hidden_dropout",
-          "attn_dropout", "resid_dropout", "drop_prob", "drop_path_rate", "attn_pdrop", "classifier_dropout")  # fmt: skip
+          "attn_dropout", "resid_dropout", "drop_prob", "drop_path_rate", "attn_pdrop")  # fmt: skip
 _DROPS = ("layerdrop", "layer_dropout", "encoder_layerdrop")
 _NOISE = ("router_jitter_noise", "jitter_noise", "input_jitter_noise")
 

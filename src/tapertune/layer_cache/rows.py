@@ -17,7 +17,13 @@ from torch import Tensor
 from .stack import INPUTS
 
 _PLAIN = (bool, int, float, str)
-_WHOLE_PASS = ("past_key_values", "encoder_hidden_states", "encoder_outputs", "output_hidden_states", "output_attentions")
+_WHOLE_PASS = (
+    "past_key_values",
+    "encoder_hidden_states",
+    "encoder_outputs",
+    "output_hidden_states",
+    "output_attentions",
+)
 Span = tuple[int, int]
 
 
@@ -78,7 +84,9 @@ def as_batch(arguments: Mapping[str, Any], variant: bytes) -> Batch:
     size, length = tensors[main].shape[0], None if main == "pixel_values" else tensors[main].shape[1]
     here = {name: value.detach().cpu() for name, value in tensors.items()}
     spans = _spans(here.get("attention_mask"), size, length)
-    others = sorted((n, repr(v)) for n, v in given.items() if n not in tensors and n not in ("return_dict", "use_cache"))
+    others = sorted(
+        (n, repr(v)) for n, v in given.items() if n not in tensors and n not in ("return_dict", "use_cache")
+    )
     start = variant + repr(others).encode()
     keys = [_key(start, here, row, span, size, length) for row, span in enumerate(spans)]
     return Batch(arguments, size, length, spans, keys, tensors[main].device)

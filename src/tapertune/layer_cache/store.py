@@ -148,5 +148,3 @@ class Store:
 
 def _bytes(states: Tensor) -> int:
     return states.numel() * states.element_size()
-
-
