@@ -68,6 +68,7 @@ target_modules modules targets target lora_target lora_targets lora_target_modul
 exclude_modules exclude exclude_targets skip_modules ignore_modules
 modules_to_save train_whole extra_modules save_modules additional_target
 layers_to_transform layer_indices layer_ids only_layers
+train_layers top_layers num_train_layers trainable_layers
 init_weights init_lora_weights init_vera_weights initialisation initialization
 factor_rates loraplus lora_plus loraplus_lr_ratio lr_ratio lora_plus_ratio loraplus_ratio
 orth_reg_weight orth_weight orthogonality reg_orth orth_lambda

@@ -79,6 +79,10 @@ class TapertuneCallback(TrainerCallback):
         self._last_save = -1
         self._watch, self._say = LearningWatch("", say=say), say
 
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.cache is not None:  # before Trainer compiles the model
+            check_cache(self.cache, kwargs["model"], args)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -247,6 +247,10 @@ class LayerCache:
                 stop = self._passes.begin_at(self.level, states, Quiet(()))
                 try:
                     late = _first(self._stack.backbone.forward(**batch.arguments))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception:  # whatever an architecture may miss of the layers that did not run
+                    continue
                 finally:
                     stop()
                 if self._are_near(batch, whole, late):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import weakref
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,38 +67,40 @@ class RowFile:
         self.end = 0
         self._index: Path | None = None
         if folder is None:
-            self._file: Any = tempfile.TemporaryFile()  # noqa: SIM115
+            with tempfile.TemporaryFile() as file:
+                self._hold(os.dup(file.fileno()))
             return
         path = Path(folder)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._file = _opened(path / f"rows-{number}.bin")
+            self._hold(os.open(path / f"rows-{number}.bin", os.O_RDWR | os.O_CREAT, 0o666))
         except OSError as error:
             raise TapertuneError(f"cache.folder {folder!r} cannot be used: {error.strerror or error}") from error
-        _lock(self._file, folder)
+        _lock(self._number, folder)
         self._index = path / f"rows-{number}.json"
         self._read_index(folder)
+
+    def _hold(self, number: int) -> None:
+        """Has an open file, by its number, until it is closed or nobody has it any more."""
+        self._number, self.close = number, weakref.finalize(self, os.close, number)
 
     def _read_index(self, folder: str) -> None:
         """Takes over the rows of an earlier run. Those of an index that cannot be read are none."""
         assert self._index is not None, "only a folder has an index"
-        size = os.fstat(self._file.fileno()).st_size
-        if self._index.exists():
-            try:
-                saved = read_json_object(self._index)
-                if saved.get("kind") != _KIND:
-                    raise TapertuneError(f"cache.folder {folder!r} holds {self._index.name}, which is no index of rows")
-                if saved.get("version") == VERSION:
-                    self.places = {bytes.fromhex(k): _place(v, size) for k, v in saved["rows"].items()}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                self.places = {}
-        elif size:
-            first = os.pread(self._file.fileno(), len(_HEADER), 0)
-            if first != _HEADER:
-                raise TapertuneError(f"cache.folder {folder!r} holds {self._file.name}, which is no file of rows")
+        size = os.fstat(self._number).st_size
+        if size and os.pread(self._number, len(_HEADER), 0) != _HEADER:
+            name = self._index.with_suffix(".bin").name
+            raise TapertuneError(f"cache.folder {folder!r} holds {name}, which is no file of rows")
+        saved: dict[str, Any] = {}
+        with suppress(ValueError):
+            saved = read_json_object(self._index) if self._index.exists() else {}
+        if saved and saved.get("kind") != _KIND:
+            raise TapertuneError(f"cache.folder {folder!r} holds {self._index.name}, which is no index of rows")
+        with suppress(ValueError, TypeError, AttributeError):
+            if saved.get("version") == VERSION:
+                self.places = {bytes.fromhex(key): _place(place, size) for key, place in saved.get("rows", {}).items()}
         if not self.places:
-            self._file.truncate(0)
-            os.pwrite(self._file.fileno(), _HEADER, 0)
+            self.clear()
         self.end = max([len(_HEADER), *(place.offset + size_of(place) for place in self.places.values())])
 
     def read(self, key: bytes) -> Tensor | None:
@@ -105,7 +108,7 @@ class RowFile:
         place = self.places[key]
         data = bytearray(size_of(place))
         try:
-            count = os.preadv(self._file.fileno(), [data], place.offset)
+            count = os.preadv(self._number, [data], place.offset)
         except OSError:
             count = -1
         if count != len(data) or (not place.is_checked and zlib.crc32(data) != place.checksum):
@@ -125,7 +128,7 @@ class RowFile:
         offset = old.offset if old is not None and size_of(old) == len(data) else self.end
         done = 0
         while done < len(data):
-            done += os.pwrite(self._file.fileno(), data[done:], offset + done)
+            done += os.pwrite(self._number, data[done:], offset + done)
         checksum = zlib.crc32(data) if self._index is not None else 0
         dtype = str(states.dtype).removeprefix("torch.")
         self.places[key] = Place(offset=offset, shape=list(states.shape), dtype=dtype, level=level, digest=digest,
@@ -136,9 +139,9 @@ class RowFile:
         """Forgets all rows, and gives their room back."""
         self.places = {}
         with suppress(OSError):
-            self._file.truncate(0)
+            os.ftruncate(self._number, 0)
             if self._index is not None:
-                os.pwrite(self._file.fileno(), _HEADER, 0)
+                os.pwrite(self._number, _HEADER, 0)
         self.end = 0 if self._index is None else len(_HEADER)
 
     def save(self) -> None:
@@ -147,14 +150,10 @@ class RowFile:
         Raises:
             OSError: the disk is full, or gone.
         """
-        if self._index is not None and not self._file.closed:
-            self._file.flush()
+        if self._index is not None and self.close.alive:
             fields = ("offset", "shape", "dtype", "level", "digest", "checksum")
             rows = {k.hex(): {f: asdict(place)[f] for f in fields} for k, place in self.places.items()}
             write_json(self._index, {"kind": _KIND, "version": VERSION, "rows": rows})
-
-    def close(self) -> None:
-        self._file.close()
 
 
 _HEADER = json.dumps({"kind": _KIND, "version": VERSION}).encode().ljust(128) + b"\n"
@@ -185,11 +184,7 @@ def _place(saved: Any, size: int) -> Place:
     return place
 
 
-def _opened(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-
-
-def _lock(file: Any, folder: str) -> None:
+def _lock(file: int, folder: str) -> None:
     """Raises TapertuneError where another process has the file."""
     try:
         import fcntl
@@ -198,5 +193,4 @@ def _lock(file: Any, folder: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
         raise TapertuneError(f"cache.folder {folder!r} is in use by another run") from error
