@@ -37,7 +37,7 @@ from tapertune.kernels import paths
 from tapertune.runfile.environment import git_state, hardware, versions
 
 VERSION = 1
-STEPS, FEW_STEPS = 8, 3
+STEPS, FEW_STEPS, TOY_STEPS = 8, 3, 1
 TOKENS = (64, 256, 1024)  # of inputs around the bound below which layers compute in torch's own operations
 MARK = ("<!-- gpu:start -->", "<!-- gpu:end -->")
 
@@ -159,13 +159,14 @@ def bound(elements: int) -> Iterator[None]:
 
 
 def measure_all(
-    sheet: Sheet, cases: tuple[Case, ...], device: Any, backend: str | None, tokens: tuple[int, ...]
+    sheet: Sheet, cases: tuple[Case, ...], device: Any, backend: str | None, tokens: tuple[int, ...], steps: int
 ) -> None:
     """Every row, model by model: as they are, at small inputs, compiled.
 
     Args:
         backend: of ``torch.compile``; None: nothing is compiled.
         tokens: of the small inputs.
+        steps: that are timed of each.
     """
     dtype: Any = "bfloat16" if device == "cuda" else "float32"
     for case in cases:
@@ -175,7 +176,7 @@ def measure_all(
             continue
         base = make_base(case.name, setting)
         for name, build in variants(case.r).items():
-            sheet.add(f"{case.name}/{name}", case.name, lambda b=build, s=setting, m=base: one(b, m, s, STEPS))
+            sheet.add(f"{case.name}/{name}", case.name, lambda b=build, s=setting, m=base: one(b, m, s, steps))
         del base
     small = cases[-1]
     for count in tokens:
@@ -185,7 +186,7 @@ def measure_all(
 
             def few(setting: Setting = setting, base: Base = base, elements: int = elements) -> dict[str, Any]:
                 with bound(elements):
-                    return one(ours("lora", r=8, lora_alpha=16), base, setting, STEPS)
+                    return one(ours("lora", r=8, lora_alpha=16), base, setting, steps)
 
             sheet.add(f"{small.name}/{count} tokens/{way}", "small", few)
     for case in cases if backend else ():
@@ -260,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     backend = None if given.compile == "none" else given.compile
     try:
         sheet = Sheet(given.out, facts, given.minutes)
-        measure_all(sheet, cases, device, backend, tokens)
+        measure_all(sheet, cases, device, backend, tokens, TOY_STEPS if given.toy else STEPS)
         text = f"{hardware().gpu or hardware().cpu}, commit {git_state().commit}. {table(sheet.rows, cases)}"
         print(text)
         if given.write_docs is not None and not given.toy:

@@ -36,15 +36,16 @@ def test_layers_freeze_while_they_have_settled() -> None:
     assert frozen(policy, 0.9, 1, 6, 3, 4, 5, 2) == 1  # a layer above one that moves waits for it
     assert frozen(policy, 0.9, 6, 1, 1, 1, 1, 1) == 0
     assert frozen(policy, 0.9, 1, 1, 1, 1, 1, 1) == 0  # none has settled more than the others
-    assert frozen(policy, 0.9, None, None, 1, 4, 5, 6) == 3
+    assert frozen(policy, 0.9, None, None, 1, 5, 4, 6) == 3
     assert frozen(policy, 0.0, 1, 1, 1, 1, 9, 9) == 0  # the quantile is theirs too
     assert frozen(policy, 0.5, None, None, None, None, 9, 9) == 4
 
 
 def test_the_schedule_is_a_lower_and_an_upper_bound() -> None:
-    settled, moving = (1, 2, 3, 4, 50, 60), (60, 50, 4, 3, 2, 1)
+    settled, moving = (1, 2, 3, 4, 50, 60), (60, 50, 41, 40, 2, 1)
     policy = BottomUp(evidence=0.9, ahead=0.25, behind=0.25)
     assert [frozen(policy, r, *settled) for r in (1.0, 0.9, 0.5, 0.2, 0.0)] == [0, 1, 3, 4, 4]
+    policy = BottomUp(evidence=0.25, ahead=0.25, behind=0.25)
     assert [frozen(policy, r, *moving) for r in (1.0, 0.9, 0.5, 0.2, 0.0)] == [0, 0, 1, 2, 3]
 
 

@@ -142,7 +142,8 @@ def make_base(name: str, setting: Setting) -> Base:
     """
     row = model_row(name)
     torch.manual_seed(0)
-    model = row.make()
+    with torch.device(setting.device):  # where drawing billions of numbers takes no time
+        model = row.make()
     model.requires_grad_(False)
     model.to(device=setting.device, dtype=setting.torch_dtype)
     model.get_input_embeddings().register_forward_hook(_require_grad)
