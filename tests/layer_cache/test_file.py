@@ -20,6 +20,7 @@ from tapertune.layer_cache.settings import CacheSettings, in_bytes
 from tapertune.layer_cache.store import Store
 
 ROWS = {bytes([number]) * 16: torch.full((3, 4), float(number)) for number in range(10)}  # of 48 bytes
+TAGS = ["a", "b", "d"]
 
 
 def store(lines: list[str], **settings: Any) -> Store:
@@ -35,13 +36,13 @@ def test_limits_are_kept(tmp_path: Path) -> None:
     assert all(torch.equal(kept.read(key), states) for key, states in ROWS.items())  # type: ignore[arg-type]
     full = store(lines, memory=100, disk=100)
     for key, states in ROWS.items():
-        full.write(key, states, 2)
-    assert full.rows == 4 and [full.level(key, 2, None) for key in ROWS] == [2] * 4 + [0] * 6
+        full.write(key, states, 2, "d")
+    assert full.rows == 4 and [full.level(key, TAGS) for key in ROWS] == [2] * 4 + [0] * 6
     for key, states in list(ROWS.items())[:4]:
-        full.write(key, states + 1, 3)  # carried up, in the room that they have
+        full.write(key, states + 1, 3, "d")  # carried up, in the room that they have
         assert torch.equal(full.read(key), states + 1)  # type: ignore[arg-type]
     assert full.rows == 4 and not lines
-    assert full.level(next(iter(ROWS)), 2, None) == 0  # of a later layer than the one that is asked for
+    assert full.level(next(iter(ROWS)), TAGS) == 0  # of a later layer than the one that is asked for
 
 
 @contextmanager

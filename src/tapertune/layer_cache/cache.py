@@ -75,6 +75,7 @@ class LayerCache:
         self.off: str | None = None
         self._prefix: Prefix | None = None
         self._digests: list[str] | None = None
+        self._tags: list[str] = []
         self._quiet = Quiet(())
         self._stop: Callable[[], None] | None = None
         self._is_checked = False
@@ -99,6 +100,7 @@ class LayerCache:
             return
         if (self._prefix is None or not self._is_same(level)) and not self._enter(level, arguments):
             return
+        self._tags = self._tags_now()
         batch = as_batch(arguments, self._variant())
         states = self._states(batch)
         if not self._is_checked:
@@ -152,8 +154,9 @@ class LayerCache:
         if self.settings.folder is not None:
             config = getattr(self._stack.backbone, "config", None)
             self._digests = digests(early, layers, config, level)
-            self.store.forget_others(level, self._digests)
         self._prefix, self.level = prefix, level
+        if self.settings.folder is not None:
+            self.store.forget_others(self._tags_now())
         self._quiet = Quiet(prefix.modules if self.settings.dropout == "off" else ())
         return True
 
@@ -161,7 +164,13 @@ class LayerCache:
         """What decides beside a row and the weights what becomes of it."""
         assert self._prefix is not None, "entered"
         trains, grads = self._stack.layers[0].training, torch.is_grad_enabled()
-        return f"{trains}{grads}{autocast_of(self._device)}{self._prefix.state()}".encode()
+        return f"{trains}{grads}{autocast_of(self._device)}{self._prefix.adapters()}".encode()
+
+    def _tags_now(self) -> list[str]:
+        """What rows are marked with that enter each layer up to the present one: what has computed them."""
+        assert self._prefix is not None, "entered"
+        marks, digests = self._prefix.marks(), self._digests
+        return marks if digests is None else [f"{d}-{mark}" for d, mark in zip(digests, marks, strict=True)]
 
     # ---- rows --------------------------------------------------------------------------------------------------------
 
@@ -170,7 +179,7 @@ class LayerCache:
         found: dict[int, Tensor] = {}
         groups: dict[int, list[int]] = {}
         for row, key in enumerate(batch.keys):
-            start = self.store.level(key, self.level, self._digests)
+            start = self.store.level(key, self._tags)
             if start and (states := self._read(batch, row)) is not None:
                 found[row] = states
                 groups.setdefault(start, []).append(row)
@@ -209,10 +218,9 @@ class LayerCache:
                 "not known"
             )
         states = self.store.rounded(states)
-        digest = "" if self._digests is None else self._digests[self.level]
         for place, row in enumerate(rows):
             first, end = batch.spans[row] if batch.length is not None else (0, states.shape[1])
-            self.store.write(batch.keys[row], states[place, first:end], self.level, digest)
+            self.store.write(batch.keys[row], states[place, first:end], self.level, self._tags[self.level])
         return states
 
     def _read(self, batch: Batch, row: int) -> Tensor | None:

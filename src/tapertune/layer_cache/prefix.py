@@ -40,8 +40,11 @@ class Prefix:
 
     def __init__(self, early: Sequence[nn.Module], layers: Sequence[nn.Module], level: int) -> None:
         self.level = level
-        self.modules = list(dict.fromkeys([*early, *(m for layer in layers[:level] for m in layer.modules())]))
-        self._tuners = [module for module in self.modules if hasattr(module, "merged_adapters")]
+        parts = [list(early), *(list(layer.modules()) for layer in layers[:level])]
+        self.modules = list(dict.fromkeys(module for part in parts for module in part))
+        self._tuners = [[module for module in part if hasattr(module, "merged_adapters")] for part in parts]
+        self._states: list[Any] = []
+        self._marks: list[str] = []
         self._take()
 
     def _take(self) -> None:
@@ -60,12 +63,26 @@ class Prefix:
         """Whether gradients are asked of anything in it."""
         return any(p.requires_grad for m in self.modules for p in m._parameters.values() if p is not None)
 
-    def state(self) -> str:
-        """Which adapters are at work in it, and how."""
-        states = [
-            [str(getattr(module, name, None)) for name in _TUNER] + [_is_merged(module)] for module in self._tuners
-        ]
-        return hashlib.blake2b(json.dumps(states).encode(), digest_size=8).hexdigest() if states else ""
+    def adapters(self) -> str:
+        """Which adapters are at work in it."""
+        at_work = {
+            (getattr(module, "_disable_adapters", None), str(getattr(module, "_active_adapter", None)))
+            for part in self._tuners
+            for module in part
+        }
+        return str(sorted(map(str, at_work)))
+
+    def marks(self) -> list[str]:
+        """How the adapters below each layer up to this one are at work: the layers above one are no part of its mark,
+        so that rows can be carried up."""
+        states = [[[str(getattr(m, name, None)) for name in _TUNER] + [_is_merged(m)] for m in p] for p in self._tuners]
+        if states != self._states:
+            digest, self._marks = hashlib.blake2b(digest_size=8), []
+            for part in states:
+                digest.update(json.dumps(part).encode())
+                self._marks.append(digest.hexdigest())
+            self._states = states
+        return self._marks
 
     def _present(self) -> list[tuple[int, int]]:
         return [(tensor.data_ptr(), version(tensor)) for _, tensor in tensors_of(self.modules)]

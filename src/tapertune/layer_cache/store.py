@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,18 +56,17 @@ class Store:
             return states.to(torch.bfloat16).to(states.dtype)
         return states
 
-    def level(self, key: bytes, most: int, digests: Collection[str] | None) -> int:
-        """The layer that a row's states enter, of those up to ``most``; 0 where it is not kept.
+    def level(self, key: bytes, digests: Sequence[str]) -> int:
+        """The layer that a row's states enter; 0 where it is not kept, or something else has computed it.
 
         Args:
             key: the row's.
-            most: rows of later layers, which an earlier run has left, are of no use.
-            digests: of what runs below each layer; None where only this run's rows can be here.
+            digests: of what runs below each layer, up to the highest that is of use.
         """
         kept = self._memory.get(key) or (None if self._file is None else self._file.places.get(key))
-        if kept is None or kept.level > most:
+        if kept is None or kept.level >= len(digests):
             return 0
-        return 0 if digests is not None and kept.digest not in digests else kept.level
+        return kept.level if kept.digest == digests[kept.level] else 0
 
     def read(self, key: bytes) -> Tensor | None:
         """A kept row's states on the processor; None where the file does not give them."""
@@ -105,11 +104,11 @@ class Store:
             what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
             self._say(f"cache: {what}: no further rows are kept, training goes on without them")
 
-    def forget_others(self, level: int, digests: Collection[str]) -> None:
-        """Gives up what other weights have made of rows below a layer, so that there is room."""
+    def forget_others(self, digests: Sequence[str]) -> None:
+        """Gives up what other weights have made of rows up to the highest of these layers, so that there is room."""
         if self._file is not None:
             places = self._file.places
-            for key in [k for k, p in places.items() if p.level <= level and p.digest not in digests]:
+            for key in [k for k, p in places.items() if p.level < len(digests) and p.digest not in digests]:
                 del places[key]
             if not places:
                 self._file.clear()
