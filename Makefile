@@ -11,7 +11,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record results conformance docs clean
+.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record gpu results conformance docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,6 +65,9 @@ bench-record: $(VENV)/.demo ## write the record that bench-smoke holds steps aga
 
 results: $(VENV)/.demo ## many hours: run what the study has no record of yet, and write its report; DATA=DIR
 	$(RUN) -m tapertune compare benchmarks/study/minilm.yaml --store benchmarks/study/records --data $(DATA) --yes
+
+gpu: $(VENV)/.demo ## at most ten minutes of one card, offline: what a step costs there; may be cut off at any moment
+	$(RUN) benchmarks/gpu.py --out benchmarks/speed/gpu.json --write-docs docs/performance.md
 
 conformance: $(VENV)/.test ## PEFT's own tests on every method, all parts; minutes
 	@$(PIP) --editable '.[quant]' && $(PIP) torchao

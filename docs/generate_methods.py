@@ -42,6 +42,7 @@ from .host import updates_kept as updates_kept
 from .host.config import ChainConfig
 from .integrations import TapertuneCallback as TapertuneCallback
 from .integrations import attach as attach
+from .integrations import cache_layers as cache_layers
 from .methods import METHODS as METHODS
 
 __version__: str

@@ -14,7 +14,7 @@ from .errors import TapertuneError
 if TYPE_CHECKING:
     from .adapt import Controller, Plan
     from .host import make_config, parameter_groups, suggest_learning_rate, updates_kept
-    from .integrations import TapertuneCallback, attach
+    from .integrations import TapertuneCallback, attach, cache_layers
     from .methods import METHODS
 
     __version__: str
@@ -25,6 +25,7 @@ _HOMES = {
     "Plan": "adapt",
     "TapertuneCallback": "integrations",
     "attach": "integrations",
+    "cache_layers": "integrations",
     "make_config": "host",
     "parameter_groups": "host",
     "suggest_learning_rate": "host",
@@ -69,6 +70,7 @@ __all__ = [
     "TapertuneError",
     "__version__",
     "attach",
+    "cache_layers",
     "make_config",
     "parameter_groups",
     "suggest_learning_rate",

@@ -12,6 +12,7 @@ from .host import updates_kept as updates_kept
 from .host.config import ChainConfig
 from .integrations import TapertuneCallback as TapertuneCallback
 from .integrations import attach as attach
+from .integrations import cache_layers as cache_layers
 from .methods import METHODS as METHODS
 
 __version__: str
@@ -28,6 +29,7 @@ class LoraConfig(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,
@@ -56,6 +58,7 @@ class AFLoraConfig(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,
@@ -92,6 +95,7 @@ class AdaLoraConfig(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,
@@ -137,6 +141,7 @@ class Lora2Config(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,
@@ -180,6 +185,7 @@ class LoranConfig(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,
@@ -215,6 +221,7 @@ class SoraConfig(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,
@@ -247,6 +254,7 @@ class EloraConfig(ChainConfig):
         modules_to_save: list[str] | None = None,
         layers_to_transform: list[int] | int | None = None,
         layers_pattern: list[str] | str | None = None,
+        train_layers: float | int | None = None,
         init_weights: bool = True,
         factor_rates: dict[str, float] | None = None,
         plan: dict[str, Any] | list[dict[str, Any]] | None = None,

@@ -68,6 +68,7 @@ target_modules modules targets target lora_target lora_targets lora_target_modul
 exclude_modules exclude exclude_targets skip_modules ignore_modules
 modules_to_save train_whole extra_modules save_modules additional_target
 layers_to_transform layer_indices layer_ids only_layers
+train_layers top_layers num_train_layers trainable_layers
 init_weights init_lora_weights init_vera_weights initialisation initialization
 factor_rates loraplus lora_plus loraplus_lr_ratio lr_ratio lora_plus_ratio loraplus_ratio
 orth_reg_weight orth_weight orthogonality reg_orth orth_lambda
@@ -114,6 +115,11 @@ quantization.bits bits load_in_4bit load_in_8bit load_in_4_bit load_in_8_bit fou
 quantization.type bnb_4bit_quant_type quant_type
 quantization.double double_quant bnb_4bit_use_double_quant use_double_quant
 quantization.compute_dtype bnb_4bit_compute_dtype
+cache layer_cache feature_cache activation_cache recycle caching
+cache.memory cache_memory max_memory ram memory_limit
+cache.disk cache_disk disk_limit
+cache.folder cache_dir cache_folder
+cache.dtype cache_dtype
 max_skipped_steps skip_nan max_nan_steps skip_nonfinite
 overwrite force overwrite_output_dir replace f
 resume resume_from_checkpoint continue restart resume_from

@@ -40,6 +40,9 @@ def test_shapes_of_the_declared_models() -> None:
         sizes = {
             name: sum(p.numel() for p in row.make().parameters()) for name, row in MODELS.items() if name != "minilm"
         }
+    # without what is cut of their vocabularies of 128,256 and 151,936
+    assert sizes["llama-3b"] + 3072 * (128_256 - 8192) == pytest.approx(3.21e9, rel=0.01)
+    assert sizes["qwen2.5-0.5b"] + 896 * (151_936 - 8192) == pytest.approx(494e6, rel=0.01)
     assert sizes["llama-1b"] == pytest.approx(1.0e9, rel=0.1)
     # the real one's 134.5M parameters, without the part of its vocabulary of 49,152 that is cut
     assert sizes["smollm2"] + 576 * (49_152 - 8192) == pytest.approx(134.5e6, rel=0.01)

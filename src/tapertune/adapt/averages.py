@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import bad_value
 from .blocks import block_size, blocks
-from .importance import Scores, _Importance
+from .importance import Importance, Scores, _Importance
 from .sharding import gather
 
 _FUSED = cast(Any, torch)  # the multi-tensor operations of torch.optim, which torch does not declare
@@ -45,7 +45,7 @@ class Averages:
         shapes: of each.
     """
 
-    importance: _Importance
+    importance: Importance
     names: list[str]
     shapes: list[torch.Size]
     device: torch.device
@@ -79,10 +79,10 @@ class Averages:
             self._blocks = self._layout()
         for block in self._blocks:
             self._gather(block, parameters[block.first : block.end])
-            signal = block.signal.abs_()
+            signal = block.signal if self.importance.compares else block.signal.abs_()
             if isinstance(inverse_scale, Tensor) or inverse_scale != 1.0:
                 signal.mul_(inverse_scale)
-            self._take_in(step, signal, block.begin)
+            self._take_in(step, signal, block)
 
     def _layout(self) -> list[_Block]:
         """The blocks, all over one piece of scratch memory, with views of it in the tensors' shapes."""
@@ -110,22 +110,35 @@ class Averages:
         if self.importance.reads_weights:
             self.importance.weigh(block.views, [p.to(self.device) for p in gather(parameters)])
 
-    def _take_in(self, step: int, signal: Tensor, begin: int) -> None:
+    def _take_in(self, step: int, signal: Tensor, block: _Block) -> None:
         """Moves a block's averages; ``signal`` is scratch."""
-        part = slice(begin, begin + len(signal))
+        part = slice(block.begin, block.begin + len(signal))
         length = self.importance.window
         if length is None:
             self._ema_update(part, signal)
             return
         window, place = self.window[part], step % length
-        if place == 0:
+        if place == 0 and self.importance.compares:
+            self._compare(part, window, self.sizes[block.first : block.end])
+        elif place == 0:
             self._ema_update(part, window)
             window.copy_(self.mean[part])
         # the running mean over the window; in a new one it starts with the first signal
         window.add_(_known(signal.sub_(window)), alpha=1 / (place + 1))
 
+    def _compare(self, part: slice, window: Tensor, sizes: Sequence[int]) -> None:
+        """``dev = abs(|window| - |mean|) / |mean|`` by tensor; the window becomes the mean, for the next one."""
+        mean, dev = self.mean[part], self.dev[part]
+        old, new = (
+            torch.stack([torch.linalg.vector_norm(values) for values in flat.split(sizes)]) for flat in (mean, window)
+        )
+        change = torch.where(old > 0, (new - old).abs() / old, torch.ones_like(old))
+        dev.copy_(change.repeat_interleave(torch.tensor(sizes, device=change.device)))
+        mean.copy_(window)
+
     def _ema_update(self, part: slice, signal: Tensor) -> None:
         """``mean = b1 mean + (1 - b1) signal; dev = b2 dev + (1 - b2) |signal - mean|``; uses ``signal`` up."""
+        assert isinstance(self.importance, _Importance), "others compare windows"
         b1, b2 = self.importance.beta1, self.importance.beta2
         mean, dev = self.mean[part], self.dev[part]
         gap = _known(signal.sub_(mean))
@@ -134,7 +147,8 @@ class Averages:
         dev.mul_(b2).add_(gap.abs_(), alpha=(1 - b2) * b1)
 
     def scores(self) -> Scores:
-        return Scores(list(self.names), self.mean * self.dev, self.sizes, list(self.shapes))
+        elements = self.dev.clone() if self.importance.compares else self.mean * self.dev
+        return Scores(list(self.names), elements, self.sizes, list(self.shapes))
 
     def drop(self, names: Collection[str]) -> None:
         """Forgets tensors, and frees what they took."""

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from ..errors import TapertuneError
 from .factor_rates import FactorRates, rates_for
-from .facts import Facts
+from .facts import Facts, LayersKept
 from .finite import AUTO, FiniteSteps, Limit
 from .following import Following, check_optimizer, no_gradients, not_its_parameters
 from .gradient_check import GradientCheck
@@ -76,6 +76,7 @@ class Controller(Facts):
         self.step = 0
         self.saved_in: str | None = None  # the folder of the last saved state
         self.finite = FiniteSteps(max_skipped_steps)
+        self.cache: LayersKept | None = None  # of what no longer changes; it ends with the run
         self.wrappers: list[Any] = []  # around the optimizer, which schedulers ask whether a step was skipped
         self._optimizer: Any | None = None
         self._following: Following | None = None
@@ -162,6 +163,8 @@ class Controller(Facts):
     def retire(self) -> None:
         """Lets go of the optimizer for good: a later controller has the adapter."""
         self.detach()
+        if self.cache is not None:
+            self.cache.close()
         self._retired = True
         self.journal.close()
 
@@ -288,6 +291,8 @@ class Controller(Facts):
         last = max(self.step - 1, 0)
         for runner in self.runners:
             runner.finish(last, self._optimizer, self._report, [r for r in self.runners if r is not runner])
+        if self.cache is not None:
+            self.cache.close()
         for handle in self.handles.values():
             handle.unmerge_frozen()
         self.reducers.rebuild(self.step, alone=True)

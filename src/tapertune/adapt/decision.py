@@ -42,17 +42,22 @@ class PolicyScope:
         groups: the rank components, for policies with a gate.
         freeze_groups: names that freeze together, unscored: the factors of a layer, from the lowest layer up, or the
             vectors of a module.
+        compared: further groups of scored names, which are looked at beside the freeze groups and never freeze. Where
+            there are any, what is scored freezes with its group alone.
         total: matrices, or rank components, there were at the start.
     """
 
     scored: tuple[str, ...]
     groups: tuple[RankGroup, ...] = ()
     freeze_groups: tuple[tuple[str, ...], ...] = ()
+    compared: tuple[tuple[str, ...], ...] = ()
     total: int = 0
 
     @property
     def freezable(self) -> list[str]:
         """Names that may freeze, those that have frozen included."""
+        if self.compared:
+            return list(itertools.chain(*self.freeze_groups))
         modules = {module_of(name) for name in self.scored}
         together = [group for group in self.freeze_groups if not modules or module_of(group[0]) in modules]
         return [] if self.groups else [*self.scored, *itertools.chain(*together)]

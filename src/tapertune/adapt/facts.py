@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from .finite import FiniteSteps
 from .runner import Runner
 from .tally import Tally
+
+
+class LayersKept(Protocol):
+    """What keeps the states that frozen layers make of rows, as the controller knows it."""
+
+    def save(self) -> None:
+        """Has a run that goes on from here find them again."""
+        ...
+
+    def close(self) -> None: ...
+
+    def summary(self) -> dict[str, Any]: ...
 
 
 class Facts:
@@ -16,6 +28,7 @@ class Facts:
     runners: Sequence[Runner]
     tally: Tally
     finite: FiniteSteps
+    cache: LayersKept | None
     step: int
     other_trainable: int
     _training: set[str]
@@ -69,4 +82,5 @@ class Facts:
             "ranks": self.ranks,
             "steps": self.step,
             "skipped": self.finite.skipped,
+            **({} if self.cache is None else {"cache": self.cache.summary()}),
         }

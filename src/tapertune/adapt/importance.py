@@ -6,6 +6,9 @@
 ``window`` of N steps they take in the mean of I over each N steps instead, when the next window begins, as AFLoRA's
 released code does. Gradients are seen as the optimizer sees them: accumulated, unscaled and clipped (the released code
 scores them before clipping).
+
+``change`` is no size but a movement: how much the norm of a tensor's gradient, summed over a window of steps, differs
+from that of the window before (AutoFreeze, Liu et al. 2021).
 """
 
 from __future__ import annotations
@@ -25,31 +28,46 @@ _FUSED = cast(Any, torch)  # the multi-tensor operations of torch.optim, which t
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Importance:
-    """Settings of the averages.
+class Importance:
+    """What scores are made of.
 
     Attributes:
-        beta1: memory of the mean.
-        beta2: memory of the deviation.
-        window: steps averaged before each update of the two, or None to update at every step.
+        window: steps averaged before each update, or None to update at every step.
         reads_weights: whether ``weigh`` looks at parameters.
+        compares: whether windows are compared, by the norms of their summed gradients, rather than averaged.
     """
 
-    beta1: float = 0.85
-    beta2: float = 0.95
     window: int | None = None
 
     reads_weights: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_range("importance.beta1", self.beta1, 0, 1)
-        check_range("importance.beta2", self.beta2, 0, 1)
         number = isinstance(self.window, int) and not isinstance(self.window, bool)
         if self.window is not None and (not number or self.window < 1):
             raise bad_value("importance.window", self.window, "a positive whole number of steps, or null")
 
     def weigh(self, gradients: list[Tensor], parameters: list[Tensor]) -> None:
         """Turns gradients into raw signals in place, sign still on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Importance(Importance):
+    """Settings of the averages.
+
+    Attributes:
+        beta1: memory of the mean.
+        beta2: memory of the deviation.
+        window: steps averaged before each update of the two, or None to update at every step.
+    """
+
+    beta1: float = 0.85
+    beta2: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_range("importance.beta1", self.beta1, 0, 1)
+        check_range("importance.beta2", self.beta2, 0, 1)
+        super().__post_init__()
 
 
 @spec("|g|")
@@ -80,7 +98,28 @@ class GradientOverWeight(_Importance):
         _FUSED._foreach_div_(gradients, parameters)
 
 
-IMPORTANCES = (Gradient, GradientTimesWeight, GradientOverWeight)
+@spec("change")
+@dataclass(frozen=True, kw_only=True)
+class Change(Importance):
+    """``abs(|G| - |G'|) / |G'|`` for the gradients of a tensor summed over a window, G, and over the one before, G':
+    the same for all its elements, and 1 until there are two windows. AutoFreeze's choice, where a window is the time
+    between evaluations.
+
+    Attributes:
+        window: steps of a window.
+    """
+
+    window: int | None = 10
+
+    compares: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is None:
+            raise bad_value("importance.window", self.window, "a positive whole number of steps")
+
+
+IMPORTANCES = (Gradient, GradientTimesWeight, GradientOverWeight, Change)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import TapertuneError, bad_value, unknown
 from . import spec
 from .decision import Policy
-from .importance import IMPORTANCES, Gradient, _Importance
+from .importance import IMPORTANCES, Gradient, Importance
 from .penalties import PENALTIES, Penalty
 from .policies import POLICIES, LowestFraction
 from .schedules import Constant, Cubic, Join, Quadratic, Schedule
@@ -39,7 +39,7 @@ class Plan:
             one may; ``never``, but masked, as all released codes do.
     """
 
-    importance: _Importance = field(default_factory=Gradient)
+    importance: Importance = field(default_factory=Gradient)
     schedule: Schedule = field(default_factory=Cubic)
     policy: Policy = field(default_factory=LowestFraction)
     penalties: tuple[Penalty, ...] = ()

@@ -59,6 +59,18 @@ def _llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int) -> C
     return make
 
 
+def _qwen2(layers: int, hidden: int, inner: int, heads: int, kv_heads: int) -> Callable[[], Any]:
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": inner, "vocab_size": _VOCABULARY,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "num_labels": 2, "pad_token_id": 0,
+    }  # fmt: skip
+
+    def make() -> Any:
+        return transformers.Qwen2ForSequenceClassification(transformers.Qwen2Config(**sizes))
+
+    return make
+
+
 def _minilm() -> Any:
     auto: Any = transformers.AutoModelForSequenceClassification
     return auto.from_pretrained(find_model("minilm"), num_labels=2, dtype=torch.float32, **_NO_DROPOUT)
@@ -79,6 +91,9 @@ MODELS: dict[str, ModelRow] = {
     "minilm": _encoder("MiniLM, pretrained, 6 layers of 384", _minilm),
     "smollm2": _decoder("SmolLM2-135M's shapes, 30 layers of 576", _llama(30, 576, 1536, 9, 3)),
     "llama-1b": _decoder("Llama of a billion parameters, 16 layers of 2048", _llama(16, 2048, 8192, 32, 8)),
+    "llama-3b": _decoder("Llama-3.2-3B's shapes, 28 layers of 3072", _llama(28, 3072, 8192, 24, 8)),
+    "qwen2.5-0.5b": _decoder("Qwen2.5-0.5B's shapes, 24 layers of 896", _qwen2(24, 896, 4864, 14, 2)),
+    "llama-1x64": _decoder("Llama, 1 layer of 64, for tests", _llama(1, 64, 128, 2, 1)),
     "bert-2x128": _encoder("BERT, 2 layers of 128, for tests", _bert(2, 128)),
     "bert-2x384": _encoder("BERT, 2 layers of 384, for the regression check", _bert(2, 384)),
     "llama-32x1024": _decoder("Llama, 32 layers of 1024, for the controller's growth", _llama(32, 1024, 2816, 16, 16)),
@@ -127,7 +142,8 @@ def make_base(name: str, setting: Setting) -> Base:
     """
     row = model_row(name)
     torch.manual_seed(0)
-    model = row.make()
+    with torch.device(setting.device):  # where drawing billions of numbers takes no time
+        model = row.make()
     model.requires_grad_(False)
     model.to(device=setting.device, dtype=setting.torch_dtype)
     model.get_input_embeddings().register_forward_hook(_require_grad)

@@ -50,6 +50,7 @@ class RowBlock(Block):
     training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments")
     head: dict[str, Any] = Field(default_factory=dict, description="the head's block")
     quantization: dict[str, Any] | None = Field(None, description="of the base model")
+    cache: dict[str, Any] | bool | None = Field(None, description="of what enters the lowest layer that trains")
     tasks: list[str] | None = Field(None, description="run on these tasks alone")
     rates: Any = Field(None, description="instead of the grid's")
     search: dict[str, list[Any]] = Field(default_factory=dict, description="with trials: values by dotted setting")

@@ -164,7 +164,7 @@ def _raw(grid: Grid, row: str, task: str, training: Mapping[str, Any]) -> dict[s
     raw = merged(raw, {"training": source.training})
     raw = merged(raw, {"training": block.training, "head": block.head})
     raw["method"] = run_method(method) if method["name"] in (*PEFT_ROWS, COMPRESSED) else method
-    raw |= {name: value for name in ("plan", "quantization") if (value := getattr(block, name)) is not None}
+    raw |= {name: value for name in ("plan", "quantization", "cache") if (value := getattr(block, name)) is not None}
     if "model" not in raw:
         raise TapertuneError("setting base.model is missing: name on the hub, folder, or minilm")
     return {**raw, "task": task_fields(source)}
@@ -177,6 +177,8 @@ def _check(grid: Grid, row: str, task: str, raw: Mapping[str, Any], point: Point
         method = {**block.method_block, **_method_changes(point)}
         if method["name"] in (*PEFT_ROWS, COMPRESSED):
             check_special(method)
+            if settings.get("cache"):
+                raise TapertuneError(f"cache: {method['name']} is PEFT's own, and is run as it is")
             settings["method"] = run_method(method)
         check_settings(settings)
     except TapertuneError as error:

@@ -72,6 +72,8 @@ def kept_settings(settings: RunSettings) -> dict[str, Any]:
     plain = settings.resolved()
     kept = {name: plain[name] for name in ("dtype", "quantization", "method", "plan", "training", "head")}
     model = Path(settings.model)
+    if plain["cache"] is not None:
+        kept["cache"] = plain["cache"]
     return {"model": model.name if model.is_dir() else settings.model, **kept}
 
 
@@ -100,6 +102,7 @@ def _found(job: Job, settings: RunSettings, watch: Watch) -> Found:
         "parameters": made["parameters"], "flops": made["flops"]["total"], "steps": made["steps"],
         "train_seconds": round(made["time"]["train_seconds"], 2), "adapter_bytes": made["adapter_bytes"],
         "optimizer_bytes": [made["memory"]["optimizer_bytes_start"], made["memory"]["optimizer_bytes_end"]],
+        "cache": made["cache"],
     }  # fmt: skip
     if job.method["name"] == COMPRESSED:
         folder, costs["adapter_bytes"] = _compressed(folder, job.method, settings)

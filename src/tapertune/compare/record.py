@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..runfile.record import Parameters
+from ..runfile.record import LayerCacheCounts, Parameters
 from ..tasks.kinds import Scores
 from ..train.measure import Measured
 
@@ -120,6 +120,7 @@ class RunRecord(_Part):
     peak_bytes: Count
     optimizer_bytes: tuple[Count, Count] | None = None
     adapter_bytes: Count | None = None
+    cache: LayerCacheCounts | None = None
     versions: dict[str, str]
     commit: str | None = None
     machine: Machine

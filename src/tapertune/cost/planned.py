@@ -20,7 +20,7 @@ from ..tasks.kinds.generated import loss_rows
 from .shapes import CONFIGS, base_of, head_modules, model_config, with_adapter
 
 DEPTHS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
-_OF_LAYERS = ("layers_to_transform", "layers_pattern", "ranks", "rank_pattern", "frozen")
+_OF_LAYERS = ("layers_to_transform", "train_layers", "layers_pattern", "ranks", "rank_pattern", "frozen")
 
 
 def config_of(settings: RunSettings) -> Any:

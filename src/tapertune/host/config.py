@@ -54,6 +54,13 @@ class ChainConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "name of the list of layers, if layers_to_transform is given and it is unusual"}
     )
+    train_layers: float | int | None = field(
+        default=None,
+        metadata={
+            "help": "adapt the top layers alone: a share of the model's layers, such as 0.5, or so many; becomes"
+            " layers_to_transform when the adapter is made"
+        },
+    )
     init_weights: bool = field(
         default=True, metadata={"help": "initialise as the method says; False starts from a random update, for tests"}
     )
@@ -99,7 +106,8 @@ class ChainConfig(PeftConfig):
                 raise bad_value(name, value, "a list of names, a regular expression, or None")
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):
             raise bad_value("layers_to_transform", self.layers_to_transform, "None when target_modules is one string")
-        if self.layers_pattern and self.layers_to_transform is None:
+        check_train_layers(self)
+        if self.layers_pattern and self.layers_to_transform is None and self.train_layers is None:
             raise bad_value("layers_pattern", self.layers_pattern, "None unless layers_to_transform is given")
         check_factor_rates(self.factor_rates, self.row.chain(self.settings()).names)
         self.resolved_plans()
@@ -149,6 +157,7 @@ _OF_A_RUN = (
     "modules_to_save",
     "layers_to_transform",
     "layers_pattern",
+    "train_layers",
     "init_weights",
     "factor_rates",
 )
@@ -178,6 +187,20 @@ def check_module_names(config: ChainConfig) -> None:
     for name in ("frozen", "ranks", "shared_sizes"):
         if not isinstance(getattr(config, name), Mapping):
             raise bad_value(name, getattr(config, name), "a mapping")
+
+
+def check_train_layers(config: ChainConfig) -> None:
+    """Raises TapertuneError where ``train_layers`` is no share and no number, or layers are named otherwise too."""
+    value, targets = config.train_layers, config.target_modules
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value > 0 or (isinstance(value, float) and value > 1):
+        raise bad_value("train_layers", value, "a share of the layers above 0.0 up to 1.0, or a whole number of them")
+    if config.layers_to_transform is not None:
+        raise TapertuneError("train_layers and layers_to_transform both say which layers are adapted: give one of them")
+    if isinstance(targets, str) and targets.lower() != "all-linear":
+        raise bad_value("train_layers", value, "None when target_modules is one regular expression")
 
 
 def check_factor_rates(given: Any, names: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from .config import ChainConfig
 from .fast_path import leave_fast_path, rejoin_fast_path
 from .layer import ChainLayer, adaptable, layer_class
 from .mixed_batch import rows_by_adapter
-from .module_names import TARGETS
+from .module_names import TARGETS, layer_index, top_layers
 from .older_peft import get_quantization_kwargs
 from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
@@ -63,6 +63,14 @@ class ChainTuner(BaseTuner):
         elif not self._is_default(targets, model):
             # a default list covers an architecture's variants; of a list that someone wrote, nothing is left out unsaid
             check_names(targets, model)
+        if peft_config.train_layers is not None:
+            paths = {n for n, _ in model.named_modules() if n}
+            adapted = [name for name in paths if self._check_target_module_exists(peft_config, name)]
+            top = top_layers(adapted, peft_config.train_layers)
+            peft_config.layers_to_transform, peft_config.train_layers = top, None
+            # of what is named by its whole path, as 'all-linear' names it, PEFT asks for no layer
+            names = peft_config.target_modules
+            peft_config.target_modules = {name for name in names if name not in paths or layer_index(name) in top}
         matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)

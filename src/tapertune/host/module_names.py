@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from ..errors import TapertuneError, bad_value
 
 _ATTENTION = re.compile(
     r"attn|attention|query|key|value|(^|[._])[qkvo]_(proj|lin)|(^|[._])out_(proj|lin)|qkv|(^|\.)[qkvo]$"
@@ -66,6 +69,37 @@ def layer_index(module: str) -> int | None:
     """
     path = layer_path(module)
     return None if path is None else int(path.rpartition(".")[2])
+
+
+def top_layers(modules: Iterable[str], count: float | int) -> list[int]:
+    """The numbers of the topmost layers of modules, of each stack where there are several.
+
+    Args:
+        modules: their paths.
+        count: a share of the layers, or a whole number of them.
+
+    Raises:
+        TapertuneError: the modules have no numbers, their stacks are of different heights, or so many layers are not
+            there.
+
+    >>> top_layers(["h.0.q", "h.1.q", "h.2.q", "h.3.q", "h.3.v"], 0.5)
+    [2, 3]
+    """
+    stacks: dict[str, int] = {}
+    for path in filter(None, map(layer_path, modules)):
+        stack, _, number = path.rpartition(".")
+        stacks[stack] = max(stacks.get(stack, 0), int(number) + 1)
+    if not stacks:
+        raise TapertuneError("train_layers needs numbered layers, such as 'encoder.layer.3.output.dense'; none has")
+    heights = set(stacks.values())
+    if len(heights) > 1:
+        each = ", ".join(f"{stack} {height}" for stack, height in stacks.items())
+        raise TapertuneError(f"train_layers needs stacks of as many layers each; here: {each}. Use layers_to_transform")
+    height = heights.pop()
+    top = max(1, int(count * height + 1e-9)) if isinstance(count, float) else count
+    if top > height:
+        raise bad_value("train_layers", count, f"at most the {height} layers that there are")
+    return list(range(height - top, height))
 
 
 def module_kind(module: str, d_in: int, d_out: int) -> str:

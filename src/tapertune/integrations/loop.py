@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from ..adapt.plan import Spec
 from ..adapt.sharding import is_sharded
 from ..errors import bad_value
 from ..host import adapter_parameters, find_config
+from ..layer_cache.cache import LayerCache, check_model
+from ..layer_cache.settings import CacheSettings, cache_settings
 from ..methods.rates import MOST
 from .wrappers import find_wrappers
 
@@ -30,6 +33,7 @@ def attach(
     plan: Spec | None = None,
     events: EventSink | None = None,
     max_skipped_steps: Limit = AUTO,
+    cache: CacheSettings | Mapping[str, Any] | bool | None = None,
 ) -> Controller:
     """Lets a plan run over a model's adapter from the optimizer's next step on.
 
@@ -45,6 +49,8 @@ def attach(
         max_skipped_steps: a step whose gradients hold NaN or infinity is left out; more than so many in a row raise
             ``Diverged``, an ArithmeticError. Step torch's learning rate schedulers only where
             ``controller.finite.last`` is false; Accelerate's do so by themselves.
+        cache: keeps what enters the lowest layer that trains, so that later epochs begin there: true, or settings such
+            as ``{"memory": "2GiB", "dropout": "off"}``.
 
     Returns:
         The controller. ``tapertune.integrations.save_state`` and ``restore`` stop and resume it; ``finish()`` ends the
@@ -52,8 +58,12 @@ def attach(
 
     Raises:
         TapertuneError: no such adapter, a plan that does not fit it or the run, an optimizer that does not step on the
-            adapter, or a learning rate that is not finite, or 100 and more.
+            adapter, a learning rate that is not finite, or 100 and more, or a cache that cannot be (see
+            ``cache_layers``).
     """
+    settings = cache_settings(cache)
+    if settings is not None:
+        check_model(model, settings)
     controller = build_controller(
         model,
         total_steps=total_steps,
@@ -63,7 +73,30 @@ def attach(
         max_skipped_steps=max_skipped_steps,
     )
     find_wrappers(controller, model)
-    return attach_to(controller, optimizer)
+    attach_to(controller, optimizer)
+    if settings is not None:
+        controller.cache = LayerCache(model, settings)
+    return controller
+
+
+def cache_layers(model: nn.Module, **settings: Any) -> LayerCache:
+    """Keeps what enters the lowest layer that trains, row by row, and has later passes begin there; for any model, with
+    or without an adapter. ``attach(cache=...)`` does so for a run of a plan.
+
+    Args:
+        model: that trains.
+        **settings: of ``CacheSettings``: ``memory``, ``disk``, ``dtype``, ``folder``, ``dropout``, ``layers``.
+
+    Returns:
+        The cache: ``summary()`` says what it was good for, ``close()`` ends it.
+
+    Raises:
+        TapertuneError: a wrong setting, layers that are not found, dropout or another randomness in layers that are to
+            be kept, or a folder that cannot be used.
+    """
+    found = cache_settings(settings)
+    assert found is not None, "a mapping is settings"
+    return LayerCache(model, found)
 
 
 def attach_to(controller: Controller, optimizer: Any) -> Controller:

@@ -33,6 +33,8 @@ def save_state(controller: Controller, folder: str | os.PathLike[str], **others:
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={"tapertune": json.dumps({**state["json"], **others})})
     controller.saved_in = str(folder)
+    if controller.cache is not None:
+        controller.cache.save()
     return path
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
 from ..host import find_config, suggest_learning_rate
+from ..layer_cache.cache import LayerCache, check_model
+from ..layer_cache.settings import CacheSettings, cache_settings
 from ..methods.rates import SuggestedRate
 from .continuation import Continuation, trainer_of
 from .loop import attach_to, build_controller
@@ -49,6 +51,8 @@ class TapertuneCallback(TrainerCallback):
         max_skipped_steps: a step whose gradients hold NaN or infinity is left out, of the learning rate's schedule
             too; more than so many in a row end training. ``auto``: 5 on a processor; on an accelerator, which is not
             waited for at each step, training ends at the next look (log, save, end). None: nothing is looked at.
+        cache: keeps what enters the lowest layer that trains, so that later epochs begin there: true, or settings such
+            as ``{"memory": "2GiB", "dropout": "off"}``; see ``tapertune.cache_layers``.
 
     Attributes:
         controller: from the start of training on.
@@ -62,8 +66,9 @@ class TapertuneCallback(TrainerCallback):
         adapter_name: str = "default",
         say: Callable[[str], None] | None = None,
         max_skipped_steps: Limit = AUTO,
+        cache: CacheSettings | Mapping[str, Any] | bool | None = None,
     ) -> None:
-        self.max_skipped_steps = max_skipped_steps
+        self.max_skipped_steps, self.cache = max_skipped_steps, cache_settings(cache)
         self.plan, self.events, self.adapter_name = plan, events, adapter_name
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
@@ -72,12 +77,18 @@ class TapertuneCallback(TrainerCallback):
         self._facts: dict[str, Any] = {}
         self._warned = False
         self._last_save = -1
-        self._watch = LearningWatch("", say=say)
+        self._watch, self._say = LearningWatch("", say=say), say
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.cache is not None:  # before Trainer compiles the model
+            check_cache(self.cache, kwargs["model"], args)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._warned, self._last_save = False, -1
+        if self.cache is not None:
+            check_cache(self.cache, kwargs["model"], args)
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
         keep = 0 if saved is None else saved["json"]["events"] or 0
@@ -106,6 +117,8 @@ class TapertuneCallback(TrainerCallback):
         if folder is not None and args.should_save and folder.parent == Path(args.output_dir or "."):
             drop_older(folder, args.save_total_limit, state.best_model_checkpoint)
         attach_to(self.controller, kwargs["optimizer"])
+        if self.cache is not None:
+            self.controller.cache = LayerCache(kwargs["model"], self.cache, self._say)
         self._watch.name, self._watch.rule = self.controller.method, self._rule(args, state, kwargs["model"])
         self._watch.on_train_begin(args, state, control, **kwargs)
         _WatchedState.watch(state, self)
@@ -230,6 +243,16 @@ class TapertuneCallback(TrainerCallback):
                 "names the newest checkpoint that is whole"
             )
         return folders[0]
+
+
+def check_cache(settings: CacheSettings, model: Any, args: TrainingArguments) -> None:
+    """
+    Raises:
+        TapertuneError: what a model's frozen layers make of a row cannot be kept under these arguments.
+    """
+    if args.torch_compile:
+        raise TapertuneError("cache: training.torch_compile compiles the model whole, so that no layer can be left out")
+    check_model(model, settings)
 
 
 class _WatchedState(TrainerState):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..layer_cache.settings import CacheSettings
 from ..tasks import Task, declare
 from ..tasks.csv_files import CsvFormat
 
@@ -84,6 +85,27 @@ class EarlyStoppingBlock(Block):
 
     patience: int = Field(ge=1, description="evaluations in a row that may be no better than the best")
     threshold: float = Field(0.0, ge=0, description="how much better the metric has to be to count")
+
+
+class CacheBlock(Block):
+    """What enters the lowest layer that trains is kept by row, so that later epochs begin there."""
+
+    memory: int | str = Field("2GiB", description="bytes of rows kept in memory, such as 2GiB")
+    disk: int | str = Field(0, description="bytes of rows kept in a file beyond these; 0: no file")
+    dtype: Literal["auto", "bfloat16"] = Field("auto", description="of what is kept; auto: as it is computed")
+    folder: str | None = Field(None, description="of that file, where later runs find it; none: gone with the run")
+    dropout: Literal["keep", "off"] = Field(
+        "keep", description="of frozen layers; keep: a model that has any is refused, off: switched off in these"
+    )
+    layers: str | None = Field(None, description="path of the model's list of layers; none: the architecture's")
+
+    def settings(self) -> CacheSettings:
+        """The settings, checked.
+
+        Raises:
+            TapertuneError: a size that is none, or a folder without a limit.
+        """
+        return CacheSettings(**self.model_dump())
 
 
 class QuantizationBlock(Block):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..tasks.declare import task_fields
 from .arguments import training_names
-from .blocks import EarlyStoppingBlock, HeadBlock, QuantizationBlock, TaskBlock
+from .blocks import CacheBlock, EarlyStoppingBlock, HeadBlock, QuantizationBlock, TaskBlock
 
 BASELINES = ("full", "head")  # trained without an adapter: every weight, or the head alone
 _PLAN = ("importance", "schedule", "policy", "penalties", "final_update", "observe", "compact")
@@ -27,6 +27,7 @@ def known_settings(top: list[str], raw: Mapping[str, Any]) -> list[str]:
         "head": list(HeadBlock.model_fields),
         "early_stopping": list(EarlyStoppingBlock.model_fields),
         "quantization": list(QuantizationBlock.model_fields),
+        "cache": list(CacheBlock.model_fields),
         "plan": list(_PLAN),
     }
     return [*top, *(f"{block}.{name}" for block, names in blocks.items() for name in names)]

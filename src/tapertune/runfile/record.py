@@ -72,6 +72,23 @@ class Memory(_Part):
     optimizer_bytes_end: int
 
 
+class LayerCacheCounts(_Part):
+    """What the cache of frozen layers was good for; ``layer_cache.cache.LayerCache.summary`` says what each is."""
+
+    layer: int
+    layers: int
+    hits: int
+    carried: int
+    misses: int
+    hit_rate: float
+    rows: int
+    memory_bytes: int
+    disk_bytes: int
+    dtype: str
+    dropout: str
+    off: str | None = None
+
+
 class Rows(_Part):
     """What became of a split's rows (of a stream's: all that were read). ``tasks.counts.Counts`` says what each is."""
 
@@ -120,6 +137,7 @@ class Record(_Part):
     adapter_bytes: int | None = None
     steps: int | None = None
     skipped_steps: int | None = None
+    cache: LayerCacheCounts | None = None
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -177,6 +195,6 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
 def _unset(record: Record) -> set[str]:
     optional = (
         "rows", "learning_rate", "trained_on", "error", "score", "metrics", "parameters", "flops", "time", "memory",
-        "adapter_bytes", "steps", "skipped_steps",
+        "adapter_bytes", "steps", "skipped_steps", "cache",
     )  # fmt: skip
     return {name for name in optional if getattr(record, name) is None}

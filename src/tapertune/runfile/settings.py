@@ -17,7 +17,7 @@ from ..errors import TapertuneError, bad_value, unknown
 from ..redaction import HIDDEN, hide_secrets
 from . import yamlfile
 from .arguments import check_training, training_defaults
-from .blocks import Block, EarlyStoppingBlock, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
+from .blocks import Block, CacheBlock, EarlyStoppingBlock, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
 from .known import BASELINES as BASELINES  # beside what checks them
 from .known import known_settings, method_fields
 
@@ -48,6 +48,9 @@ class RunSettings(Block):
     training: dict[str, Any] = Field(default_factory=dict, description="fields of TrainingArguments")
     head: HeadBlock = Field(default_factory=lambda: HeadBlock.model_validate({}))
     early_stopping: EarlyStoppingBlock | None = Field(None, description="end training early; none: train to the end")
+    cache: CacheBlock | None = Field(
+        None, description="keep what enters the lowest layer that trains; none: nothing is kept"
+    )
     max_skipped_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="steps in a row that may be left out as their gradients are NaN or infinite; auto: 5, and on an "
@@ -68,7 +71,11 @@ class RunSettings(Block):
     def _short_forms(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        names = {key: {"name": data[key]} for key in ("task", "method") if isinstance(data.get(key), str)}
+        names: dict[str, Any] = {
+            key: {"name": data[key]} for key in ("task", "method") if isinstance(data.get(key), str)
+        }
+        if isinstance(data.get("cache"), bool):
+            names["cache"] = {} if data["cache"] else None
         return {**data, **names}
 
     @field_validator("head", "training", mode="before")
@@ -136,6 +143,10 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
     settings.task.max_length = settings.task.declaration().max_length
     _check_method(settings, raw)
     _check_quantization(settings)
+    if settings.cache is not None:
+        settings.cache.settings()
+        if settings.method.name in BASELINES:
+            raise TapertuneError(f"cache: {settings.method.name} has no adapter that freezes layer by layer")
     if settings.head.learning_rate is not None:
         from ..methods.rates import check_rate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .record import Record
+from .record import LayerCacheCounts, Record
 
 
 def summary(record: Record) -> list[tuple[str, str]]:
@@ -22,6 +22,7 @@ def summary(record: Record) -> list[tuple[str, str]]:
         ("at the end", f"{count.end:,}"),
         ("head parameters", f"{count.head:,}"),
         *([("steps left out (not finite)", f"{record.skipped_steps:,}")] if record.skipped_steps else []),
+        *([("rows that began above frozen layers", _cached(record.cache))] if record.cache else []),
         ("training time", f"{record.time.train_seconds:.0f} s"),
         ("training FLOPs", f"{record.flops.total:.3g}"),
         ("peak memory", f"{record.memory.peak_rss_bytes / 2**20:,.0f} MiB"),
@@ -31,6 +32,15 @@ def summary(record: Record) -> list[tuple[str, str]]:
         ),
         ("adapter file", _kib(record.adapter_bytes or 0)),
     ]
+
+
+def _cached(counts: LayerCacheCounts) -> str:
+    """How many rows, where they began at the end, what is kept of them, and what was switched off for it."""
+    if counts.off is not None:
+        return f"none: {counts.off}"
+    size = (counts.memory_bytes + counts.disk_bytes) / 2**20
+    off = ", dropout off in frozen layers" if counts.dropout == "off" else ""
+    return f"{100 * counts.hit_rate:.0f}%, at the end at layer {counts.layer} of {counts.layers}; {size:,.1f} MiB{off}"
 
 
 def _kib(size: int) -> str:

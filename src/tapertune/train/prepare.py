@@ -13,6 +13,7 @@ from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
 from ..host import ChainLayer, find_config
 from ..host.ranks import width_remark
+from ..integrations.trainer import check_cache
 from ..methods.rates import SuggestedRate
 from ..runfile.arguments import AUTO
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
@@ -83,6 +84,8 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
     _check_plan(settings, total_steps(args, 1 if isinstance(loaded.train, Table) else len(loaded.train)))
     built = build(settings, loaded.task)
     check_model_length(settings.model, built.model, loaded.task.max_length)
+    if settings.cache is not None:
+        check_cache(settings.cache.settings(), built.model, args)
     task, tokenizer = loaded.task, built.tokenizer
     train = _training_rows(settings, task, loaded.train, tokenizer, args)
     if isinstance(train, Encoded):  # windows: more features than rows

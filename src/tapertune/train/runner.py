@@ -21,7 +21,7 @@ from ..integrations.watch import LearningWatch
 from ..methods.rates import SuggestedRate
 from ..redaction import hide_in_text
 from ..runfile import environment
-from ..runfile.record import Parameters, Record, Rows, read_record, write_end, write_record
+from ..runfile.record import LayerCacheCounts, Parameters, Record, Rows, read_record, write_end, write_record
 from ..runfile.settings import BASELINES, RunSettings
 from ..tasks.kinds import get_kind
 from ..tasks.stream import Stream
@@ -260,7 +260,9 @@ class _Training:
         name = settings.method.name
         limit, costs = settings.max_skipped_steps, checkpointing.costs
         self._watcher: Any = (
-            TapertuneCallback(max_skipped_steps=limit, say=_warn)
+            TapertuneCallback(
+                max_skipped_steps=limit, say=_warn, cache=settings.cache.settings() if settings.cache else None
+            )
             if self._adapts
             else BaselineEvents(folder, name, self._adapter, self._head, costs, limit)
         )
@@ -294,6 +296,8 @@ class _Training:
             rows = {"train": Rows(**asdict(train.counts)), **(record.rows or {})}
             record = record.model_copy(update={"rows": rows})
         summary = self._watcher.controller.summary() if self._adapts else None
+        if summary is not None and "cache" in summary:
+            record = record.model_copy(update={"cache": LayerCacheCounts(**summary["cache"])})
         skipped = self.checkpointing.costs.skipped_steps if summary is None else summary["skipped"]
         if skipped:
             record = record.model_copy(update={"skipped_steps": skipped})
