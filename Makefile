@@ -11,7 +11,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record results conformance docs clean
+.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record results conformance docs docs-site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,8 +77,12 @@ docs: $(VENV)/.test ## write docs/cli.md, docs/methods/index.md and the schemas 
 	$(RUN) -m tapertune schema --out recipes/run.schema.json
 	$(RUN) -m tapertune schema --grid --out recipes/grid.schema.json
 
+docs-site: | $(BIN)/python ## the pages as a site, in site/; a link that leads nowhere is an error
+	@$(PIP) mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean: ## remove .venv, .venv-lowest and what the tools leave; runs and demo folders stay
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -65,6 +65,10 @@ def exception(raw: dict[str, Any]) -> str | None:
         return "target_r is less than init_r, and a rank of 1 has another plan"
     if isinstance(task, dict) and "min_new_tokens" in (task.get("generation") or {}):
         return "min_new_tokens is at most max_new_tokens"
+    if isinstance(task, dict) and task.get("packing") is True and task.get("kind") == "seq2seq":
+        return "decoders alone read packed rows"
+    if isinstance(task, dict) and task.get("class_weights") and task.get("labels"):
+        return "weights are of the classes that are listed"
     if any(isinstance(value, dict) and "boundaries" in value for value in inside(plan)):
         return "boundaries are one fewer than parts"
     if any(name in fields for name in ("factor_rates", "p_sizes", "offsets")) and fields.get("name") == "loran":

@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,9 +21,10 @@ from ..host.config import ChainConfig, run_fields
 from ..methods import METHODS
 from ..methods.rates import MOST
 from ..tasks import OWN, TASKS
+from ..tasks.class_weights import BALANCED
 from ..tasks.csv_files import DELIMITERS
 from ..tasks.generation import KINDS, Decoding, GenerationTask
-from ..tasks.own import CLASS_METRICS
+from ..tasks.own import CLASS_METRICS, LABEL_METRICS
 from ..tasks.text_metrics import TEXT_METRICS
 from . import plan_schema
 from .arguments import training_schema
@@ -104,6 +105,9 @@ def task_schema(description: str = "") -> Schema:
     marks = [*DELIMITERS, "\\t"]
     common["delimiter"]["anyOf"][0] = {"anyOf": [{"enum": marks}, {"type": "string", "pattern": r'^[^"\r\n\u0000]$'}]}
     cases = [_case([name], {**common, **_own_task_fields(name)}) for name in OWN]
+    of_classes = cases[list(OWN).index("text_classification")]["then"]
+    several: Schema = {"properties": {"multi_label": {"const": True}}, "required": ["multi_label"]}
+    of_classes["allOf"] = [{"if": several, "then": _metrics(LABEL_METRICS), "else": _metrics(CLASS_METRICS)}]
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, task in TASKS.items():
         groups.setdefault(task.settable, []).append(name)
@@ -177,14 +181,22 @@ _ARGUMENT = re.compile(r"^    (\w+): ((?:.*\n(?:        .*\n)*))", re.MULTILINE)
 
 def _task_field(name: str, hint: Any, help: str, of_texts: bool) -> Schema:
     """A field of a task's own."""
-    metrics = list(TEXT_METRICS if of_texts else CLASS_METRICS)
+    metrics = list(TEXT_METRICS if of_texts else dict.fromkeys((*CLASS_METRICS, *LABEL_METRICS)))
+    listed: Schema = {"type": "array", "minItems": 1, "items": {"enum": metrics}}
+    weights: Schema = {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
     known: dict[str, Schema] = {
-        "metrics": {"type": "array", "minItems": 1, "items": {"enum": metrics}},
+        "metrics": listed if of_texts else {"anyOf": [listed, _NULL]},
+        "label_separator": {"type": "string", "pattern": r"\S"},
+        "class_weights": {"anyOf": [{"const": BALANCED}, weights, _NULL]},
         "kind": {"enum": list(KINDS)},
         "max_answer_length": {"type": "integer", "minimum": 2},
         "generation": _decoding(nullable=hint != typing.get_type_hints(GenerationTask)["generation"]),
     }  # fmt: skip
     return {**(known.get(name) or plain(TypeAdapter(hint).json_schema())), **({"description": help} if help else {})}
+
+
+def _metrics(names: Sequence[str]) -> Schema:
+    return {"properties": {"metrics": {"items": {"enum": list(names)}}}}
 
 
 def _decoding(*, nullable: bool) -> Schema:
