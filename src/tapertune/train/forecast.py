@@ -56,7 +56,8 @@ def forecast(prepared: Prepared) -> Estimate:
 def start_line(prepared: Prepared) -> str:
     """Where a run computes, on how many rows, in how many steps."""
     args, train = prepared.args, prepared.train
-    threads = f" ({torch.get_num_threads()} threads)" if args.device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f" ({count} thread{'s' if count > 1 else ''})" if args.device.type == "cpu" else ""
     batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     known = prepared.counts.get("train")
     rows = "a stream" if known is None else f"{known.rows - known.bad - known.left_out:,} rows"
