@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import psutil
 import torch
 
@@ -42,6 +44,9 @@ def forecast(prepared: Prepared) -> Estimate:
     """What a prepared run will take; torch's random numbers are afterwards as they were."""
     built, device = prepared.built, prepared.args.device.type
     weights = sum(p.numel() * p.element_size() for p in built.model.parameters() if p.device.type == "cpu")
+    config = copy.deepcopy(built.model.config)
+    if getattr(config, "use_cache", None) is False:
+        config.use_cache = True  # else the model looks at its positions, and one without weights has no numbers
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=devices), suppress_logging():
         return plan_run(
@@ -49,7 +54,7 @@ def forecast(prepared: Prepared) -> Estimate:
             reads=reads_of_run(prepared),
             device="cuda" if device == "cuda" else "cpu",
             process=max(0, resident_bytes() - weights),
-            config=built.model.config,
+            config=config,
         )
 
 

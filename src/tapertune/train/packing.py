@@ -30,12 +30,17 @@ def pack(task: Task, encoded: Encoded, model: Any, rows: int) -> Encoded:
     Raises:
         TapertuneError: the model lets a row see what stands before it in a packed one.
     """
-    if not (isinstance(task, GenerationTask) and task.packing):
+    if not is_packed(task):
         return encoded
     reason = why_not(model, rows)
     if reason is not None:
         raise TapertuneError(f"task.packing is True, and {model.config.model_type} {reason}: leave it out")
     return packed(encoded, task.max_length)
+
+
+def is_packed(task: Task) -> bool:
+    """Whether a task's training rows are packed."""
+    return isinstance(task, GenerationTask) and task.packing
 
 
 def why_not(model: Any, batch: int) -> str | None:

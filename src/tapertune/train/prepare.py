@@ -21,13 +21,12 @@ from ..tasks.cache import encode_cached
 from ..tasks.counts import Counts, check_trains, counts_of, notes
 from ..tasks.encode import check_length, encode
 from ..tasks.files import Table
-from ..tasks.generation import GenerationTask
 from ..tasks.kinds import Encoded, get_kind
 from ..tasks.stream import Stream
 from . import distributed
 from .distributed import check_own_parameters, check_unsharded
 from .models import Built, build
-from .packing import pack
+from .packing import is_packed, pack
 from .rates import rule_of_run
 from .suppress_logging import suppress_logging
 from .trainer import total_steps
@@ -163,7 +162,7 @@ def _training_rows(
         encoded = encode_cached(task, rows.examples, tokenizer, task.max_length)
         check_trains(task, rows.name, counts_of(encoded, rows.bad))
         return pack(task, encoded, model, args.train_batch_size)
-    if isinstance(task, GenerationTask) and task.packing:
+    if is_packed(task):
         raise TapertuneError("task.packing and task.stream exclude each other: rows of a stream are not packed")
     check_length(tokenizer, task.max_length)
     stream = Stream(

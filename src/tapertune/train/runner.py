@@ -32,6 +32,7 @@ from .finish import finish
 from .forecast import forecast_line, start_line
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
+from .packing import is_packed
 from .prepare import Prepared, prepare
 from .progress import Display
 from .rates import rate_line, rate_of_record, record_of_rate
@@ -316,6 +317,8 @@ def trainer_of(prepared: Prepared, checkpointing: Checkpointing, callbacks: Sequ
     """The trainer of a prepared run; these callbacks are called before ``checkpointing``."""
     # The adapter's start has drawn random numbers, how many differs by method; Trainer seeds anew when it is made.
     built = prepared.built
+    if is_packed(prepared.task):
+        built.model.config.use_cache = False  # with keys for tokens to come, rows are not kept apart
     trainer = RunTrainer(
         head=prepared.settings.head,
         head_names=built.head,
