@@ -59,7 +59,7 @@ def test_answers_exports_and_merges_know_of_several_classes(root: Path, files: P
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from tapertune.interop import merge
+    from tapertune.interop import export_lora, merge
 
     run(settings(root, "aflora", files / "rows.csv", multi_label=True, label_separator=";", class_weights="balanced"))
     predict(root / "run", files / "rows.csv", tmp_path / "out.jsonl", start=lambda rows: lambda done: None)
@@ -70,14 +70,18 @@ def test_answers_exports_and_merges_know_of_several_classes(root: Path, files: P
     model: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     assert model.config.problem_type == "multi_label_classification"
     assert list(model.config.id2label.values()) == ["fine", "rain", "tea"]
+    export_lora(root / "run", tmp_path / "served")
+    merge(str(root / "model"), tmp_path / "served", tmp_path / "of-export")
+    again: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "of-export")
+    assert (again.config.problem_type, again.config.id2label) == (model.config.problem_type, model.config.id2label)
     labels = torch.tensor([[1.0, 0.0, 1.0]])
     assert bool(torch.isfinite(model(input_ids=torch.tensor([[2, 5, 3]]), labels=labels).loss))
     block: dict[str, Any] = {"label": "topics", "multi_label": True, "label_separator": ";", "max_length": 16}
-    again = predict(
+    count, _ = predict(
         tmp_path / "merged", files / "rows.csv", tmp_path / "again.jsonl", task="text_classification",
         start=lambda rows: lambda done: None, **block,
     )  # fmt: skip
-    assert again[0] == len(ROWS)
+    assert count == len(ROWS)
     merged = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["prediction"] for row in merged] == [row["prediction"] for row in answers]
 

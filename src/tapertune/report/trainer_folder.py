@@ -38,7 +38,7 @@ def record_of(folder: Path, events: Sequence[Event]) -> dict[str, Any]:
     step = state.get("global_step")
     if isinstance(step, int) and not isinstance(step, bool):
         record["steps"] = step
-    score = _score(state, events)
+    score = _score(events)
     return record if score is None else {**record, "score": score}
 
 
@@ -64,12 +64,9 @@ def _status(state: Mapping[str, Any]) -> str:
     return "done" if is_number(reached) and is_number(planned) and 0 < planned <= reached else "running"
 
 
-def _score(state: Mapping[str, Any], events: Sequence[Event]) -> dict[str, Any] | None:
-    """The last evaluation's first metric that is no loss: the one by which the best checkpoint was chosen, if any."""
+def _score(events: Sequence[Event]) -> dict[str, Any] | None:
+    """The last evaluation's first metric that is no loss, else the loss."""
     last = next((event.get("metrics") for event in reversed(events) if event["type"] == "eval"), None) or {}
     values = {name: value for name, value in last.items() if is_number(value)}
-    best = state.get("best_metric_name")
     names = [name for name in values if name != "loss"] or list(values)
-    if isinstance(best, str) and best.removeprefix("eval_") in values:
-        names.insert(0, best.removeprefix("eval_"))
     return {"metric": names[0], "value": float(values[names[0]])} if names else None
