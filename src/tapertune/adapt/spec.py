@@ -25,9 +25,15 @@ def spec(kind: str, *, nested: str | None = None) -> Callable[[T], T]:
     return register
 
 
+def kind_of(cls: type) -> str:
+    """The kind under which a class is registered."""
+    return next(kind for kind, (known, _) in _KINDS.items() if known is cls)
+
+
 def to_dict(piece: Any) -> dict[str, Any]:
     """The piece as a dictionary of JSON values."""
-    kind, nested = next((k, n) for k, (cls, n) in _KINDS.items() if type(piece) is cls)
+    kind = kind_of(type(piece))
+    nested = _KINDS[kind][1]
     out: dict[str, Any] = {"kind": kind}
     for field in dataclasses.fields(piece):
         value = getattr(piece, field.name)

@@ -48,17 +48,27 @@ def export(
         bool,
         typer.Option("--check", help="Load the base twice, and compare the logits of the adapter and of the export."),
     ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Publish the result on the Hub when all is done."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push-to-hub: for its owner alone.")] = False,
 ) -> None:
     """Write an adapter as a plain PEFT LoRA adapter: one rank, every module of each kind, read alike by all servers."""
     if to not in FORMATS:
         raise unknown("export format", to, FORMATS)
     from ..interop import export_lora
+    from ..interop.hub import check_push, push
 
+    if push_to_hub is not None:
+        check_push(push_to_hub)
     report = export_lora(
         adapter, out, rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, base=base,
         check=check,
     )  # fmt: skip
     _print(report)
+    if push_to_hub is not None:
+        typer.echo(f"hub: {push(report.out, push_to_hub, private=private)}")
 
 
 def _print(report: ExportReport) -> None:

@@ -31,6 +31,7 @@ from .plan import plan
 from .predict import predict
 from .recipes import recipes
 from .report import report
+from .schema import schema
 from .tasks import tasks
 from .train import Interrupted, train
 from .tune import tune
@@ -42,7 +43,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="tapertune",
     help="Adaptive low-rank fine-tuning: training itself decides what is worth training.",
-    add_completion=False,
     rich_markup_mode=None,  # help texts hold square brackets, which are no markup
     pretty_exceptions_enable=False,
 )
@@ -78,7 +78,7 @@ _SETTINGS: dict[Callable[..., None], dict[str, Any]] = {
 
 _COMMANDS = (
     init, train, tune, plan, compare, evaluate, predict, demo, report, inspect, export, import_, merge, methods, tasks,
-    recipes, validate, bench,
+    recipes, validate, schema, bench,
 )  # fmt: skip
 
 for _command in _COMMANDS:

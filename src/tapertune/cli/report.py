@@ -25,14 +25,20 @@ _PAGES = (Format.html, Format.md)
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN", help="Run folders, or those of a Trainer with TapertuneCallback.", show_default=False
+        ),
+    ],
     format: Annotated[
         Format | None, typer.Option(help="By default as --out ends, else html. png, svg and pdf: a figure.")
     ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Of the figure: heatmap, freezing, ranks or curves. [default: heatmap of one run, curves of several]",
+            help="Of the figure: heatmap, freezing, ranks, confusion or curves. [default: heatmap of one run, curves of"
+            " several]",
             show_default=False,
         ),
     ] = None,

@@ -37,11 +37,20 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Publish the result on the Hub when all is done."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push-to-hub: for its owner alone.")] = False,
 ) -> None:
     """Fine-tune a model and write a run folder: adapter, results, events, report.
 
     Every setting of a run file is an option too, by its dotted name: --method.r 4 --training.learning_rate 1e-3
     """
+    if push_to_hub is not None:
+        from ..interop.hub import check_push
+
+        check_push(push_to_hub)
     settings = _settings(
         [*([] if config is None else [config]), *context.args],
         {
@@ -72,6 +81,10 @@ def train(
     report = write_html([folder], folder / "report.html")
     _show(folder)
     typer.echo(f"\nadapter: {folder}\nreport:  {report}")
+    if push_to_hub is not None:
+        from ..interop.hub import push
+
+        typer.echo(f"hub:     {push(folder, push_to_hub, private=private)}")
 
 
 def _settings(arguments: list[str], named: dict[str, Any], *, resume: bool) -> RunSettings:

@@ -179,6 +179,9 @@ def check_module_names(config: ChainConfig) -> None:
         value = getattr(config, name)
         if value is not None and not isinstance(value, list | tuple | set):
             raise bad_value(name, value, "a list of names")
+    pattern = config.layers_pattern
+    if pattern is not None and not isinstance(pattern, str | list | tuple):
+        raise bad_value("layers_pattern", pattern, "a name, or a list of names")
     layers = config.layers_to_transform
     for layer in layers if isinstance(layers, list | tuple) else [] if layers is None else [layers]:
         if isinstance(layer, bool) or not isinstance(layer, int):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
 from ..markup import code, escape
+from .hub import is_hub_name, licence_of
 from .servers import VLLM_RANKS
 
 if TYPE_CHECKING:
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 def export_card(report: ExportReport, base: str | None, config: dict[str, Any]) -> str:
     """The page, with the metadata that the Hub reads at its head."""
-    hub = base if base is not None and _is_hub_name(base) else None
-    head = ["library_name: peft", "tags: [lora, tapertune]"] + ([f"base_model: {hub}"] if hub else [])
+    from huggingface_hub import ModelCardData
+
+    hub = base if base is not None and is_hub_name(base) else None
+    head = ModelCardData(
+        base_model=hub, library_name="peft", license=licence_of(base) if base else None,
+        tags=["lora", "tapertune", report.method], **({"base_model_relation": "adapter"} if hub else {}),
+    ).to_yaml()  # fmt: skip
     rank, targets = config["r"], config["target_modules"]
     form = f"one rank, {rank}, in all modules" if report.rank is not None else f"ranks up to {rank}, by module"
     name = code(base) if base else "its base model"
     lines = [
-        "---", *head, "---", "",
+        "---", head, "---", "",
         "# LoRA adapter", "",
         f"A plain PEFT LoRA adapter for {name}, written by `tapertune export` from an adapter trained by the method "
         f"{report.method}. It needs no tapertune.", "",
@@ -39,14 +44,3 @@ def export_card(report: ExportReport, base: str | None, config: dict[str, Any]) 
         options = f"--enable-lora --max-lora-rank {allowed[0]} --lora-modules NAME=FOLDER"
         lines += [f"    vllm serve {shlex.quote(printable(base)) if base else 'BASE'} {options}", ""]
     return "\n".join(lines)
-
-
-def _is_hub_name(base: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(base)
-    except HFValidationError:
-        return False
-    return not Path(base).exists()

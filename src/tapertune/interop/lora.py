@@ -23,7 +23,8 @@ from .checkpoint import base_input_widths
 from .comparison import compare_logits
 from .completion import complete, target_names, unfused
 from .exports import ExportForm, ExportReport, ModuleExport
-from .folder import CONFIG, WEIGHTS
+from .folder import CONFIG, WEIGHTS, read_foreign_json
+from .merged_config import TASK_FILE
 from .saved import SavedAdapter, check, read_adapter, read_config
 from .servers import RAGGED, saved_beside_note, vllm_rank
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
@@ -43,6 +44,7 @@ class _Contents:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: bool = False
+    task: Path | None = None  # what a run knows of its classes, which merges and predictions of the export ask for
 
 
 def export_lora(
@@ -91,6 +93,7 @@ def export_lora(
     adapter = read_adapter(adapter_dir, base_input_widths(origin) if origin else None)
     shapes, note = _base_shapes(adapter, origin, required=base is not None or check)
     contents = _Contents(str(origin) if origin else None, notes=[note] if note and not ragged else [])
+    contents.task = adapter_dir / TASK_FILE
     return _export(adapter, out_dir, form, shapes, contents, adapter_dir if check else None)
 
 
@@ -292,6 +295,8 @@ def _write(folder: Path, adapter: SavedAdapter, contents: _Contents, config: dic
         state[f"{ROOT}{module}.lora_B.weight"] = up.contiguous()
     save_file(state, folder / WEIGHTS, {"format": "pt"})
     write_json(folder / CONFIG, config)
+    if contents.task is not None and contents.task.is_file():
+        write_json(folder / TASK_FILE, dict(read_foreign_json(contents.task)))
 
 
 def _config(adapter: SavedAdapter, contents: _Contents, rank: int | None, shapes: BaseShapes | None) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from .saved import SavedAdapter
 TASK_FILE = "task.json"
 """Beside an adapter that a run has written: what training found out of its task, among it ``labels``."""
 
+_PROBLEMS = ("single_label_classification", "multi_label_classification")
+
 
 def describe(job: Job, adapter: SavedAdapter, folder: Path) -> None:
     """Gives the job's config ``architectures`` and, for a classifier, ``id2label``, ``label2id`` and ``problem_type``.
@@ -35,15 +37,18 @@ def describe(job: Job, adapter: SavedAdapter, folder: Path) -> None:
     job.config |= {"label2id": {name: i for i, name in enumerate(names)}}
     job.config.pop("num_labels", None)  # the tables tell; two sources may disagree
     if architecture.name.endswith("ForSequenceClassification") and labels:
-        job.config["problem_type"] = "single_label_classification"
+        known = _task(folder).get("problem_type")
+        job.config["problem_type"] = known if known in _PROBLEMS else "single_label_classification"
     elif count == 1 and not labels:
         job.config["problem_type"] = "regression"
 
 
+def _task(folder: Path) -> dict[str, Any]:
+    return read_foreign_json(folder / TASK_FILE) if (folder / TASK_FILE).exists() else {}
+
+
 def _labels(folder: Path) -> list[str]:
-    if not (folder / TASK_FILE).exists():
-        return []
-    labels = read_foreign_json(folder / TASK_FILE).get("labels")
+    labels = _task(folder).get("labels")
     return [str(label) for label in labels] if isinstance(labels, list) else []
 
 

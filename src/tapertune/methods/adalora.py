@@ -15,9 +15,28 @@ from ..errors import bad_value
 from .base import Chain, Diagonal, Matrix, Method
 from .init import normal, zeros
 from .rates import RateRule
-from .settings import Settings, dropout_setting, finite, one_of, positive, positive_int, setting
+from .settings import (
+    LARGEST_RANK,
+    Settings,
+    allows,
+    dropout_setting,
+    duration,
+    finite,
+    one_of,
+    positive,
+    positive_int,
+    setting,
+    share,
+    steps,
+)
 
 ORTH_FORMS = ("squared_sum", "norm_mean")
+
+
+@allows(anyOf=[{"type": "integer", "minimum": 1, "maximum": LARGEST_RANK}, {"type": "null"}])
+def _target(field: str, value: Any) -> None:
+    if value is not None:
+        positive_int(field, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +44,14 @@ class BudgetSettings(Settings):
     """What methods with a rank budget share; durations are steps, or fractions of the run."""
 
     init_r: int = setting(12, "rank of every module at the start", positive_int)
-    target_r: int | None = setting(None, "mean rank at the end; None for two thirds of init_r")
+    target_r: int | None = setting(None, "mean rank at the end; None for two thirds of init_r", _target)
     lora_alpha: float = setting(16, "the update is scaled by lora_alpha / (init_r + 1e-5)", positive)
     dropout: float = dropout_setting()
-    tinit: float = setting(0.1, "warm-up before the budget falls: steps, or a fraction of the run")
-    tfinal: float = setting(0.3, "final phase with the budget reached: steps, or a fraction of the run")
-    deltaT: int = setting(10, "steps between two decisions")
-    beta1: float = setting(0.85, "memory of the mean importance")
-    beta2: float = setting(0.85, "memory of the importance's deviation")
+    tinit: float = setting(0.1, "warm-up before the budget falls: steps, or a fraction of the run", duration)
+    tfinal: float = setting(0.3, "final phase with the budget reached: steps, or a fraction of the run", duration)
+    deltaT: int = setting(10, "steps between two decisions", steps)
+    beta1: float = setting(0.85, "memory of the mean importance", share)
+    beta2: float = setting(0.85, "memory of the importance's deviation", share)
     orth_reg_weight: float = setting(0.1, "weight of the orthogonality penalty; 0 for none", finite)
     orth_form: str = setting(
         "squared_sum", "penalty: squared_sum (paper) or norm_mean (released code)", one_of(ORTH_FORMS)
@@ -40,10 +59,8 @@ class BudgetSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target_r is not None:
-            positive_int("target_r", self.target_r)
-            if self.target_r >= self.init_r:
-                raise bad_value("target_r", self.target_r, f"less than init_r, which is {self.init_r}")
+        if self.target_r is not None and self.target_r >= self.init_r:
+            raise bad_value("target_r", self.target_r, f"less than init_r, which is {self.init_r}")
 
 
 def chain(settings: BudgetSettings) -> Chain:

@@ -21,7 +21,7 @@ from .base import Matrix, Method
 from .init import linear_default, zeros
 from .mapped import Map, MappedChain, Offset
 from .rates import RateRule
-from .settings import LowRankSettings, finite, flag, one_of, positive_int, setting
+from .settings import LARGEST_RANK, LowRankSettings, allows, finite, flag, one_of, positive_int, setting
 
 Activation = Callable[[Tensor, float, float], Tensor]
 
@@ -56,6 +56,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+@allows(type="array", items={"type": "integer", "minimum": 1, "maximum": LARGEST_RANK})
 def _widths(field: str, value: Any) -> None:
     if not isinstance(value, list | tuple):
         raise bad_value(field, value, "a list of widths")

@@ -17,6 +17,17 @@ LARGEST_RANK = 1 << 20
 _LARGEST = 1 << 63
 
 
+def allows(**schema: Any) -> Callable[[Check], Check]:
+    """Says of a check what it allows as JSON schema does, for editors of run files."""
+
+    def mark(check: Check) -> Check:
+        check.schema = schema  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+@allows(type="integer", minimum=1, maximum=LARGEST_RANK)
 def positive_int(field: str, value: Any) -> None:
     """A rank, or another width of a matrix."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -25,40 +36,65 @@ def positive_int(field: str, value: Any) -> None:
         raise bad_value(field, value, f"a positive whole number of at most {LARGEST_RANK:,}")
 
 
+@allows(type="integer", minimum=0)
 def natural_int(field: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
         raise bad_value(field, value, "a whole number of at most 63 bits, zero or more")
 
 
+@allows(type="boolean")
 def flag(field: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise bad_value(field, value, "true or false")
 
 
+@allows(type="number", exclusiveMinimum=0)
 def positive(field: str, value: Any) -> None:
     if not _is_number(value) or not 0 < value < float("inf"):
         raise bad_value(field, value, "a positive number")
 
 
+@allows(type="number")
 def finite(field: str, value: Any) -> None:
     if not _is_number(value) or not abs(value) < float("inf"):
         raise bad_value(field, value, "a finite number")
 
 
+@allows(type="number", minimum=0)
 def not_negative(field: str, value: Any) -> None:
     finite(field, value)
     if value < 0:
         raise bad_value(field, value, "zero or positive")
 
 
+@allows(type="number", minimum=0, exclusiveMaximum=1)
 def probability(field: str, value: Any) -> None:
     if not _is_number(value) or not 0 <= value < 1:
         raise bad_value(field, value, "a number from 0 up to, but not including, 1")
 
 
+@allows(type="number", minimum=0, maximum=1)
+def share(field: str, value: Any) -> None:
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise bad_value(field, value, "a number from 0 to 1")
+
+
+@allows(type="integer", minimum=1)
+def steps(field: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _LARGEST:
+        raise bad_value(field, value, "a positive whole number of steps")
+
+
+@allows(anyOf=[{"type": "integer", "minimum": 0}, {"type": "number", "minimum": 0, "maximum": 1}])
+def duration(field: str, value: Any) -> None:
+    if not _is_number(value) or not 0 <= value < _LARGEST or (isinstance(value, float) and value > 1):
+        raise bad_value(field, value, "a whole number of steps, or a fraction of the run from 0.0 to 1.0")
+
+
 def one_of(names: Sequence[str]) -> Check:
     """A check that allows these names; its error suggests the nearest."""
 
+    @allows(enum=list(names))
     def check(field: str, value: Any) -> None:
         if not isinstance(value, str) or value not in names:
             raise unknown(field, value, names)

@@ -13,6 +13,7 @@ from ..errors import TapertuneError, shown
 from ..events import Event, is_count, is_number, whole_events
 from ..files import read_json
 from ..redaction import hide_secrets
+from .classes import Classes, build_classes
 from .curves import (
     Curve,
     Evaluation,
@@ -29,6 +30,7 @@ from .faults import known_events, without_faults
 from .heatmap import Factor, Heatmap, build_heatmap
 from .plans import PlanData, may_freeze, read_plans
 from .ranks import Ranks, build_ranks
+from .trainer_folder import is_trainer_folder, record_of
 
 SCHEMA_VERSION = 1
 _NAMED = 5  # so many faults are named
@@ -68,6 +70,7 @@ class RunData:
     metric: str | None = field(metadata={"help": "metric of the evaluations to draw"})
     heatmap: Heatmap | None = field(metadata={"help": "freezing steps, from events; None if nothing could freeze"})
     ranks: Ranks | None = field(metadata={"help": "ranks in use, from events; None if none could be pruned"})
+    classes: Classes | None = field(metadata={"help": "what came of each class; None if there are none"})
     record: Mapping[str, Any] = field(metadata={"help": "run.json as it was read, without what is wrong in it"})
     faults: tuple[str, ...] = field(default=(), metadata={"help": "what of the files could not be used"})
 
@@ -124,7 +127,8 @@ def load_run(path: RunPath) -> RunData:
     """Reads a run folder.
 
     Args:
-        path: folder that holds ``run.json`` and ``events.jsonl``.
+        path: folder that holds ``run.json`` and ``events.jsonl``; or what Trainer left with ``TapertuneCallback``:
+            ``events.jsonl`` and, there or in checkpoints, ``trainer_state.json`` and the adapter.
 
     Raises:
         TapertuneError: a file is missing, broken or of a newer schema, or training had not begun.
@@ -132,7 +136,8 @@ def load_run(path: RunPath) -> RunData:
     folder = Path(path)
     if not folder.is_dir():
         raise TapertuneError(f"{str(folder)!r} is not a run folder: there is no such folder")
-    record, faults = without_faults(_read_record(folder / "run.json"))
+    of_trainer = is_trainer_folder(folder)
+    record, faults = ({}, []) if of_trainer else without_faults(_read_record(folder / "run.json"))
     events, lines = whole_events(folder / "events.jsonl")
     faults = [*(f"run.json: {fault}" for fault in faults), *(f"events.jsonl, {line}" for line in lines)]
     try:
@@ -140,6 +145,8 @@ def load_run(path: RunPath) -> RunData:
         faults += [f"events.jsonl: {fault}" for fault in strange]
         if not any(event["type"] == "start" for event in events) and lines:
             raise TapertuneError(f"events.jsonl, {lines[0]}, and no other event says how training started")
+        if of_trainer:
+            record = record_of(folder, events)
         return _build(folder, record, events, tuple(faults))
     except TapertuneError as error:
         raise TapertuneError(f"{folder}: {error}") from error
@@ -184,6 +191,7 @@ def _build(folder: Path, record: Mapping[str, Any], events: Sequence[Event], fau
         metric=main_metric(evaluations, score.metric if score else None),
         heatmap=build_heatmap([factor for factor in factors if may_freeze(plans, factor.factor)], frozen),
         ranks=build_ranks(events, start, factors, plans),
+        classes=build_classes(record),
         record=record,
         faults=faults,
     )

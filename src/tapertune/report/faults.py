@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import shown
 from ..events import Event, is_count, is_number
+from .classes import is_class_table
 
 _Check = tuple[Callable[[Any], bool], str]
 _TEXT: _Check = lambda value: isinstance(value, str), "text"
@@ -15,6 +16,7 @@ _BLOCK: _Check = lambda value: isinstance(value, Mapping), "an object"
 _FIELDS: dict[str, _Check] = {
     **dict.fromkeys(("name", "status", "method", "model", "task"), _TEXT),
     **dict.fromkeys(("settings", "versions", "hardware", "git", "time", "memory", "parameters"), _BLOCK),
+    "classes": (is_class_table, "labels, with as many counts"),
     "seed": (is_count, "a whole number"),
     "steps": (is_count, "a whole number"),
 }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".pdf", ".png", ".svg")
 HEATMAPS = ("freezing", "ranks")
-KINDS = ("heatmap", *HEATMAPS, "curves")
+KINDS = ("heatmap", *HEATMAPS, "curves", "confusion")
 _DPI = 100
 _WIDTH, _HEIGHT = 15.52, 6.03
 
@@ -34,8 +34,8 @@ def save_figure(runs: Sequence[RunData], path: RunPath, kind: str | None = None)
         runs: one or more.
         path: a ``.png``, ``.svg`` or ``.pdf`` file.
         kind: ``heatmap`` (when matrices froze, which ranks are left: what the run has), one of the two alone
-            (``freezing``, ``ranks``), or ``curves`` (parameters that train over the steps); by default curves of
-            several runs and the heatmap of one.
+            (``freezing``, ``ranks``), ``confusion`` (which class was taken for which), or ``curves`` (parameters that
+            train over the steps); by default curves of several runs and the heatmap of one.
 
     Raises:
         TapertuneError: another kind, a heatmap of several runs, or what ``save_heatmap`` and ``save_curve`` raise.
@@ -47,6 +47,8 @@ def save_figure(runs: Sequence[RunData], path: RunPath, kind: str | None = None)
         return save_curve(runs, path)
     if len(runs) != 1:
         raise TapertuneError(f"kind {kind} is of one run, not of {len(runs)}: curves compares several")
+    if kind == "confusion":
+        return save_confusion(runs[0], path)
     return save_heatmap(runs[0], path, None if kind == "heatmap" else kind)
 
 
@@ -85,6 +87,31 @@ def save_heatmap(run: RunData, path: RunPath, kind: str | None = None) -> Path:
             _draw_heatmap(figure, place, grid, grid.steps)
         else:
             _draw_heatmap(figure, place, grid, (0, max(grid.largest, 1)), ranks=True)
+    return _save(figure, path)
+
+
+def save_confusion(run: RunData, path: RunPath) -> Path:
+    """Draws the confusion matrix of a run's last evaluation: counts, and shares of a class as colours.
+
+    Raises:
+        TapertuneError: the run has none, another suffix, matplotlib is missing, or the file cannot be written.
+    """
+    classes = run.classes
+    if classes is None or classes.confusion is None:
+        raise TapertuneError(f"{run.name}: the record holds no confusion matrix; kind curves fits any run")
+    names = [short_label(row.name) for row in classes.rows]
+    size = max(4.5, 1.5 + 0.5 * len(names))
+    figure = _figure(path, size + 1, size)
+    axes: Axes = figure.add_subplot()
+    shares = [[count / max(1, sum(row)) for count in row] for row in classes.confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(classes.confusion):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:,}", ha="center", va="center", color=ink(blues(shares[i][j])))
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("class")
     return _save(figure, path)
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..files import write_text
 from .cards import headline
 from .charts import charts
+from .class_charts import class_charts
 from .data import RunData, RunPath, load_runs
 from .maps import heatmap_charts
 from .tables import comparison_cells, environment, run_labels, settings, subtitle
@@ -58,7 +59,7 @@ def _section(index: int, run: RunData, label: str) -> dict[str, Any]:
         "status": run.status,
         "notice": run.notice,
         "cards": headline(run),
-        "heatmaps": heatmap_charts(run),
+        "heatmaps": [*heatmap_charts(run), *class_charts(run)],
         "panels": charts([run]),
         "settings": settings(run),
         "environment": environment(run),

@@ -9,6 +9,7 @@ from ..files import write_text
 from ..markup import escape
 from .cards import headline
 from .charts import loss_chart, parameter_chart, rank_chart, score_chart
+from .class_charts import class_charts
 from .data import RunData, RunPath, load_runs
 from .drawing import Chart
 from .maps import heatmap_charts
@@ -53,6 +54,8 @@ def _section(run: RunData, label: str, level: str) -> list[str]:
     parts.append(_table(["", "value", ""], cards))
     for heatmap in heatmap_charts(run):
         parts += [f"{level}# {heatmap.title}", escape(heatmap.caption), _heatmap_table(heatmap)]
+    for chart in class_charts(run):
+        parts += [f"{level}# {escape(chart.title)}", escape(chart.caption), _table(chart.header, chart.rows)]
     for chart in (parameter_chart([run]), rank_chart([run]), loss_chart([run]), score_chart([run])):
         if chart is not None:
             parts += [f"{level}# {escape(chart.title)}", escape(chart.caption), _table(chart.header, chart.rows)]

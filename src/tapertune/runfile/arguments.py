@@ -102,6 +102,39 @@ def check_training(training: dict[str, Any], settings: Callable[[], list[str]] |
     return training
 
 
+# fields of which YAML cannot write what their types ask for, strictly read
+_UNLIKE_JSON: dict[str, dict[str, Any]] = {
+    "parallelism_config": {"type": "null"},
+    "debug": {"anyOf": [{"type": "string"}, {"type": "array", "maxItems": 0}]},
+}
+
+
+def training_schema() -> dict[str, Any]:
+    """What ``check_training`` accepts, as JSON schema."""
+    from transformers import TrainingArguments
+
+    from ..methods.rates import MOST
+
+    helps = {field.name: field.metadata.get("help") for field in dataclasses.fields(TrainingArguments)}
+    fields: dict[str, dict[str, Any]] = {}
+    for name in training_names():
+        made = dict(_UNLIKE_JSON.get(name) or _checks()[name][1].json_schema())
+        for known in made.pop("$defs", {}).values():
+            made["anyOf"] = [{"enum": known["enum"]} if "$ref" in part else part for part in made["anyOf"]]
+        if name in _LEAST:
+            made["minimum"] = _LEAST[name]
+        if name in _BELOW:
+            made["exclusiveMaximum"] = _BELOW[name]
+        if helps[name]:
+            made["description"] = " ".join(str(helps[name]).split())
+        fields[name] = made
+    fields["max_steps"]["not"] = {"const": 0}
+    fields["num_train_epochs"]["exclusiveMinimum"] = 0
+    rate = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": MOST}
+    fields["learning_rate"] = {"anyOf": [{"const": AUTO}, rate], "description": "auto: by the method's rule"}
+    return {"type": "object", "additionalProperties": False, "properties": fields}
+
+
 @functools.cache
 def _checks() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
     """Each field's type and what checks it."""

@@ -110,6 +110,16 @@ class Rate(_Part):
     source: str
 
 
+class ClassScores(_Part):
+    """Rows by class on the split that gives the score; see ``tasks.kinds.base.ClassCounts``."""
+
+    labels: list[str]
+    right: list[int]
+    predicted: list[int]
+    actual: list[int]
+    confusion: list[list[int]] | None = None
+
+
 class Record(_Part):
     """The whole of ``run.json``. The fields from ``score`` on are there once the run is done."""
 
@@ -130,6 +140,7 @@ class Record(_Part):
     error: str | None = None
     score: Score | None = None
     metrics: dict[str, float] | None = None
+    classes: ClassScores | None = None
     parameters: Parameters | None = None
     flops: Flops | None = None
     time: Time | None = None
@@ -194,7 +205,7 @@ def validated(kind: type[_Model], data: Any, path: Path) -> _Model:
 
 def _unset(record: Record) -> set[str]:
     optional = (
-        "rows", "learning_rate", "trained_on", "error", "score", "metrics", "parameters", "flops", "time", "memory",
-        "adapter_bytes", "steps", "skipped_steps", "cache",
+        "rows", "learning_rate", "trained_on", "error", "score", "metrics", "classes", "parameters", "flops", "time",
+        "memory", "adapter_bytes", "steps", "skipped_steps", "cache",
     )  # fmt: skip
     return {name for name in optional if getattr(record, name) is None}

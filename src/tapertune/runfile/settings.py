@@ -24,7 +24,7 @@ from .known import known_settings, method_fields
 if TYPE_CHECKING:
     from ..host.config import ChainConfig
 
-_LONGEST_NAME = 200
+LONGEST_NAME = 200
 _NOT_SETTINGS = {
     "plan": ": plan is a block of its own",
     **dict.fromkeys(
@@ -159,8 +159,8 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
 
 def check_name(name: str, output_dir: str) -> None:
     """Raises TapertuneError for a name of a run that is not one line, or a folder that no system has."""
-    if len(name) > _LONGEST_NAME or not name.isprintable():
-        raise bad_value("name", name, f"one line of at most {_LONGEST_NAME} printable characters")
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise bad_value("name", name, f"one line of at most {LONGEST_NAME} printable characters")
     if "\0" in output_dir or not output_dir.strip():
         raise bad_value("output_dir", output_dir, "the path of a folder")
 

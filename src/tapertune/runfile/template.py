@@ -9,6 +9,7 @@ import yaml
 
 from ..methods import METHODS
 from ..tasks.guess import Guess
+from .schema import modeline
 from .settings import BASELINES, check_settings
 
 
@@ -31,6 +32,7 @@ def run_file_text(guess: Guess, *, name: str, train: str, validation: str | floa
         }
     )  # fmt: skip
     lines = [
+        modeline(),
         f"name: {_value(name)}",
         f"model: {_value(model)}  # or any model of the hub, or a folder",
         "",

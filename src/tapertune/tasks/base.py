@@ -33,6 +33,10 @@ class Task:
         metadata={"help": "the classes found in the training file, as they are written there: text, number or truth"},
     )
     metrics: tuple[str, ...] = field(metadata={"help": "metric names; the first is the main one"})
+    separator: str = field(default="|", metadata={"help": "between the classes of a text that may have several"})
+    class_weights: str | Mapping[str, float] | None = field(
+        default=None, metadata={"help": "how much rows of a class count in training: balanced, or factors by class"}
+    )
     scale: float = field(default=1.0, metadata={"help": "labels are divided by it for training (regression)"})
     low: float | None = field(default=None, metadata={"help": "smallest label allowed (regression)"})
     high: float | None = field(default=None, metadata={"help": "largest label allowed (regression)"})

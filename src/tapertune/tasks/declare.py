@@ -81,7 +81,7 @@ def _check(name: str, fields: Mapping[str, Any], types: Mapping[str, Any], other
             names = [f"task.{other}" for other in (*types, *others)]
             raise unknown("setting", f"task.{key}", names, settings=names)
         try:
-            TypeAdapter(types[key]).validate_python(value)
+            TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError as error:
             raise bad_value(f"task.{key}", value, error.errors()[0]["msg"].removeprefix("Input should be ")) from error
 

@@ -89,6 +89,10 @@ class GenerationTask(Task):
     )
     conversation: bool = field(default=False, metadata={"help": "the text column holds messages with role and content"})
     train_on_prompt: bool = field(default=False, metadata={"help": "loss on the prompt's tokens too (decoders)"})
+    packing: bool = field(
+        default=False,
+        metadata={"help": "train on several rows in one, up to max_length tokens, none padded (decoders)"},
+    )
     cut: Cut | None = field(
         default=None,
         metadata={"help": "what a long prompt loses: middle, start or end; none: middle (decoders) or end"},
@@ -103,7 +107,7 @@ class GenerationTask(Task):
     )
 
     settable: ClassVar[tuple[str, ...]] = (
-        "kind", "format", "instruction", "prefix", "suffix", "train_on_prompt", "cut", "max_answer_length",
+        "kind", "format", "instruction", "prefix", "suffix", "train_on_prompt", "packing", "cut", "max_answer_length",
         "cut_answers", "generation",
     )  # fmt: skip
 
@@ -116,6 +120,8 @@ class GenerationTask(Task):
                 raise unknown("metric", metric, TEXT_METRICS)
         if not self.metrics:
             raise bad_value("task.metrics", self.metrics, "one name or more")
+        if self.packing and self.kind != "causal_lm":
+            raise bad_value("task.packing", True, f"false where task.kind is {self.kind}: decoders read packed rows")
         if self.conversation and self.prompt_format != "chat":
             raise bad_value("task.format", self.format, "chat, since the rows are conversations")
         if not isinstance(self.max_answer_length, int) or self.max_answer_length < 2:
@@ -153,6 +159,7 @@ def prompt_completion(
     prefix: str = "",
     suffix: str = "",
     train_on_prompt: bool = False,
+    packing: bool = False,
     cut: Cut | None = None,
     max_answer_length: int = 128,
     cut_answers: bool = False,
@@ -166,8 +173,8 @@ def prompt_completion(
         context: the column of what a prompt is about, if there is one.
         reference: the column that outputs are scored against, if it is not the completion.
         metrics: names from ``TEXT_METRICS``, the main one first.
-        kind, format, instruction, prefix, suffix, train_on_prompt, cut, max_answer_length, cut_answers, generation: as
-            ``GenerationTask`` describes them.
+        kind, format, instruction, prefix, suffix, train_on_prompt, packing, cut, max_answer_length, cut_answers,
+            generation: as ``GenerationTask`` describes them.
 
     >>> prompt_completion(prompt="q", completion="a").text
     ('q',)
@@ -185,6 +192,7 @@ def prompt_completion(
         prefix=prefix,
         suffix=suffix,
         train_on_prompt=train_on_prompt,
+        packing=packing,
         cut=cut,
         max_answer_length=max_answer_length,
         cut_answers=cut_answers,
@@ -200,6 +208,7 @@ def chat(
     metrics: tuple[str, ...] | list[str] = ("exact_match", "rougeL"),
     kind: str = "causal_lm",
     train_on_prompt: bool = False,
+    packing: bool = False,
     cut: Cut | None = None,
     max_answer_length: int = 128,
     cut_answers: bool = False,
@@ -213,7 +222,8 @@ def chat(
         tools: the column of the tools it may call, as the chat template reads them: a list, or JSON text of one. Rows
             may leave it out.
         metrics: names from ``TEXT_METRICS``, the main one first.
-        kind, train_on_prompt, cut, max_answer_length, cut_answers, generation: as ``GenerationTask`` describes them.
+        kind, train_on_prompt, packing, cut, max_answer_length, cut_answers, generation: as ``GenerationTask`` describes
+            them.
 
     >>> chat(messages="turns").conversation
     True
@@ -228,6 +238,7 @@ def chat(
         kind=kind,
         format="chat",
         train_on_prompt=train_on_prompt,
+        packing=packing,
         cut=cut,
         max_answer_length=max_answer_length,
         cut_answers=cut_answers,

@@ -17,7 +17,7 @@ Metric = Callable[[Array, Array], float]
 
 
 def accuracy(predictions: Array, labels: Array) -> float:
-    """The share of rows predicted right."""
+    """The share of rows predicted right; of several classes a row, all of them."""
     return float(metrics.accuracy_score(labels, predictions))
 
 
@@ -26,8 +26,18 @@ def f1(predictions: Array, labels: Array) -> float:
     return float(metrics.f1_score(labels, predictions, pos_label=1, zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
+def micro_f1(predictions: Array, labels: Array) -> float:
+    """F1 of all classes' decisions together; of one class a text it is the accuracy."""
+    return float(metrics.f1_score(labels, predictions, average="micro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+
+
 def macro_f1(predictions: Array, labels: Array) -> float:
     """The mean of the classes' F1, over those that predictions or labels hold: rare classes count as much as others."""
+    if labels.ndim == 2:
+        held = predictions.any(0) | labels.any(0)
+        if not held.any():
+            return 0.0
+        predictions, labels = predictions[:, held], labels[:, held]
     return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
@@ -58,10 +68,11 @@ def spearman(predictions: Array, labels: Array) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": accuracy, "f1": f1, "macro_f1": macro_f1, "weighted_f1": weighted_f1,
-    "balanced_accuracy": balanced_accuracy, "mcc": mcc, "pearson": pearson, "spearman": spearman,
+    "accuracy": accuracy, "f1": f1, "micro_f1": micro_f1, "macro_f1": macro_f1, "weighted_f1": weighted_f1,
+    "balanced_accuracy": balanced_accuracy, "subset_accuracy": accuracy, "mcc": mcc, "pearson": pearson,
+    "spearman": spearman,
 }  # fmt: skip
-PROPORTIONS = frozenset({"accuracy"})
+PROPORTIONS = frozenset({"accuracy", "subset_accuracy"})
 
 
 def get_metric(name: str) -> Metric:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import Trainer
@@ -12,8 +13,9 @@ from ..cost import measured
 from ..events import read_events
 from ..files import whole_file, write_json, write_text
 from ..runfile import environment
-from ..runfile.record import Memory, Parameters, Record, Score, Time
+from ..runfile.record import ClassScores, Memory, Parameters, Record, Score, Time
 from ..runfile.settings import BASELINES
+from ..tasks.kinds.base import ClassCounts, Encoded
 from ..tasks.stream import Stream
 from . import distributed
 from .measure import forward_of, measure
@@ -43,7 +45,7 @@ def finish(
     """
     steps = trainer.state.global_step
     began = time.perf_counter()
-    main, metrics = _evaluate(prepared, trainer)
+    main, metrics, classes = _evaluate(prepared, trainer)
     seconds = time.perf_counter() - began
     peak = max(costs.peak_rss_bytes, environment.peak_rss_bytes())
     tokens = measured.Tokens(**{name: distributed.total(getattr(costs, name)) for name in ("tokens", "rows", "passes")})
@@ -52,6 +54,7 @@ def finish(
         "status": "done",
         "score": main,
         "metrics": metrics,
+        "classes": None if classes is None else ClassScores(**asdict(classes)),
         "parameters": parameters,
         "flops": measured.run_flops(
             prepared.settings, built.model, built.head, tokens, events, steps, distributed=fixed
@@ -76,20 +79,22 @@ def finish(
     return done
 
 
-def _evaluate(prepared: Prepared, trainer: Trainer) -> tuple[Score, dict[str, float]]:
-    """The score with its interval, and all metrics; those of a second split are named after it."""
+def _evaluate(prepared: Prepared, trainer: Trainer) -> tuple[Score, dict[str, float], ClassCounts | None]:
+    """The score with its interval, all metrics, those of a second split named after it, and the score's classes."""
     metrics: dict[str, float] = {}
     main: Score | None = None
+    classes: ClassCounts | None = None
     for split, rows in prepared.evaluation.items():
         measured = measure(prepared.task, forward_of(trainer), rows)
         ending = "" if main is None else "_" + split.removeprefix("validation_")
         metrics.update({name + ending: value for name, value in measured.metrics.items()})
-        main = main or measured.score
+        if main is None:
+            main, classes = measured.score, measured.scores.classes
     assert main is not None, "a task has at least one split to evaluate"
     loss = metrics.get("loss", 0.0)  # without one, no row's answer fits
     if not math.isfinite(loss):
         raise ArithmeticError(f"training diverged: the evaluation loss is {loss}; learn more slowly")
-    return main, metrics
+    return main, metrics, classes
 
 
 def _save(prepared: Prepared, folder: Path) -> int:
@@ -107,6 +112,10 @@ def _save(prepared: Prepared, folder: Path) -> int:
     return (folder / weights).stat().st_size
 
 
+def _streamed(train: Encoded | Stream) -> int:
+    return train.counts.rows if isinstance(train, Stream) else len(set(train.owners))
+
+
 def _write_texts(prepared: Prepared, trainer: Trainer, record: Record, folder: Path) -> None:
     write_task(folder, prepared.task)
     with whole_file(folder / "trainer_state.json") as temporary:
@@ -114,7 +123,8 @@ def _write_texts(prepared: Prepared, trainer: Trainer, record: Record, folder: P
     assert record.metrics is not None and record.time is not None, "the run is done"
     results = {f"eval_{name}": value for name, value in record.metrics.items()}
     train = prepared.train
-    rows = {"train_samples": train.counts.rows if isinstance(train, Stream) else len(set(train.owners))}
+    used = prepared.counts.get("train")  # of a stream not known beforehand
+    rows = {"train_samples": used.rows - used.bad - used.left_out if used else _streamed(train)}
     counts = {"eval_samples": len(next(iter(prepared.evaluation.values())).examples), **rows}
     write_json(folder / "all_results.json", {**results, **counts, "train_runtime": record.time.train_seconds})
     write_text(folder / "README.md", model_card(record, prepared.task, find_model(prepared.settings.model)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import psutil
 import torch
 
@@ -9,9 +11,10 @@ from ..cost.budget import in_words
 from ..cost.plan import Estimate, plan_run, reads_of
 from ..cost.planned import Reads
 from ..report.numbers import duration
-from ..tasks.kinds import Encoded
+from ..tasks.kinds import Encoded, get_kind
 from .prepare import Prepared
 from .suppress_logging import suppress_logging
+from .trainer import total_steps
 
 
 def resident_bytes() -> int:
@@ -31,7 +34,8 @@ def reads_of_run(prepared: Prepared) -> Reads:
     size = prepared.args.train_batch_size
     batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
     padded = sum(max(each) * len(each) for each in batches) / len(lengths)
-    labels = [row["labels"] for row in prepared.train.rows if isinstance(row.get("labels"), list)]
+    written = not get_kind(prepared.task.kind).trains_head  # else labels are classes, not tokens
+    labels = [row["labels"] for row in prepared.train.rows if written]
     target = max((len(each) for each in labels), default=0)
     return Reads(rows=len(lengths), mean=padded, longest=max(lengths), target=target, evaluated=evaluated)
 
@@ -40,6 +44,9 @@ def forecast(prepared: Prepared) -> Estimate:
     """What a prepared run will take; torch's random numbers are afterwards as they were."""
     built, device = prepared.built, prepared.args.device.type
     weights = sum(p.numel() * p.element_size() for p in built.model.parameters() if p.device.type == "cpu")
+    config = copy.deepcopy(built.model.config)
+    if getattr(config, "use_cache", None) is False:
+        config.use_cache = True  # else the model looks at its positions, and one without weights has no numbers
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=devices), suppress_logging():
         return plan_run(
@@ -47,8 +54,23 @@ def forecast(prepared: Prepared) -> Estimate:
             reads=reads_of_run(prepared),
             device="cuda" if device == "cuda" else "cpu",
             process=max(0, resident_bytes() - weights),
-            config=built.model.config,
+            config=config,
         )
+
+
+def start_line(prepared: Prepared) -> str:
+    """Where a run computes, on how many rows, in how many steps."""
+    args, train = prepared.args, prepared.train
+    count = torch.get_num_threads()
+    threads = f" ({count} thread{'s' if count > 1 else ''})" if args.device.type == "cpu" else ""
+    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    known = prepared.counts.get("train")
+    rows = "a stream" if known is None else f"{known.rows - known.bad - known.left_out:,} rows"
+    if isinstance(train, Encoded) and known is not None and len(train) != known.rows - known.bad - known.left_out:
+        rows += f" in {len(train):,}"  # windows, or packed
+    steps = total_steps(args, len(train) if isinstance(train, Encoded) else 1)
+    scored = sum(len(rows.examples) for rows in prepared.evaluation.values())
+    return f"note: {args.device}{threads}: {rows}, {steps:,} steps of {batch}, {scored:,} rows to score"
 
 
 def forecast_line(prepared: Prepared) -> str:

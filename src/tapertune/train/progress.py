@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..cost.weights import sizes
 from ..report.numbers import duration
+from .baseline_events import timeless
 from .distributed import is_first
 
 Counts = Callable[[], tuple[int, int, int]]
@@ -26,6 +27,7 @@ class Display(TrainerCallback):
         self._counts: Counts = lambda: (0, 0, 0)
         self._all = 1
         self._loss: float | None = None
+        self._rate: float | None = None
 
     def watch(self, counts: Counts) -> None:
         """Tells where to read (parameters that train now, matrices frozen, matrices that could freeze)."""
@@ -55,10 +57,27 @@ class Display(TrainerCallback):
     ) -> None:
         self._loss = (logs or {}).get("loss", self._loss)
 
+        self._rate = (logs or {}).get("learning_rate", self._rate)
+
+    def on_evaluate(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in timeless(metrics or {}).items())
+        self.show(f"epoch {state.epoch or 0:.3g}  step {state.global_step}/{state.max_steps}  {scores}")
+
+    def show(self, text: str) -> None:
+        """Shows a line that stays."""
+
     def line(self) -> str:
         """Loss, trainable share and frozen matrices in a few words."""
         trainable, frozen, freezable = self._counts()
         parts = [] if self._loss is None else [f"loss {self._loss:.4f}"]
+        parts += [] if self._rate is None else [f"rate {self._rate:.1e}"]
         parts.append(f"trainable {trainable:,} ({trainable / self._all:.2%})")
         if freezable:
             parts.append(f"frozen {frozen}/{freezable}")
@@ -78,6 +97,9 @@ class LiveDisplay(Display):
 
     def close(self) -> None:
         self._progress.stop()
+
+    def show(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
@@ -99,6 +121,9 @@ class LineDisplay(Display):
         super().__init__()
         self._name = name
         self._begun, self._first = time.monotonic(), 0
+
+    def show(self, text: str) -> None:
+        print(f"{self._name}  {text}", flush=True)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)

@@ -29,9 +29,10 @@ from . import distributed, threads
 from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
-from .forecast import forecast_line
+from .forecast import forecast_line, start_line
 from .lock import check_free, locked
 from .measure import forward_of, metrics_of
+from .packing import is_packed
 from .prepare import Prepared, prepare
 from .progress import Display
 from .rates import rate_line, rate_of_record, record_of_rate
@@ -112,7 +113,7 @@ def _run(
                 check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
             _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
             if display is not None:
-                _tell([forecast_line(prepared)])
+                _tell([start_line(prepared), forecast_line(prepared)])
             _begin(folder, record, checkpoint, resume=resume)
         distributed.wait()
         try:
@@ -320,6 +321,8 @@ def trainer_of(prepared: Prepared, checkpointing: Checkpointing, callbacks: Sequ
     """The trainer of a prepared run; these callbacks are called before ``checkpointing``."""
     # The adapter's start has drawn random numbers, how many differs by method; Trainer seeds anew when it is made.
     built = prepared.built
+    if is_packed(prepared.task):
+        built.model.config.use_cache = False  # with keys for tokens to come, rows are not kept apart
     trainer = RunTrainer(
         head=prepared.settings.head,
         head_names=built.head,
@@ -331,6 +334,7 @@ def trainer_of(prepared: Prepared, checkpointing: Checkpointing, callbacks: Sequ
         eval_dataset=next(iter(prepared.evaluation.values())),
         processing_class=built.tokenizer,
         data_collator=get_kind(prepared.task.kind).collator(prepared.task, built.tokenizer, train=True),
+        compute_loss_func=prepared.loss,
         measure=lambda trainer, rows: metrics_of(prepared.task, forward_of(trainer), rows),
         callbacks=[*callbacks, checkpointing],
     )

@@ -175,7 +175,8 @@ def forward_with(
 def write_task(folder: Path, task: Task) -> None:
     """Keeps what training has found out of a task, for those who load the folder later."""
     names = {name: list(getattr(task, name)) for name in ("labels", "values", "metrics")}
-    write_json(folder / TASK_FILE, {"name": task.name, **names})
+    problem = get_kind(task.kind).config(task).get("problem_type")
+    write_json(folder / TASK_FILE, {"name": task.name, **names, **({"problem_type": problem} if problem else {})})
 
 
 def _read_task(path: Path) -> dict[str, Any]:

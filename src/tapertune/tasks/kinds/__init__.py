@@ -14,6 +14,7 @@ from .base import Encoded, Example, Forward, Kind, Predicted, Scores
 # name -> module in this package and class in it
 KINDS: dict[str, tuple[str, str]] = {
     "classification": ("classification", "Classification"),
+    "multi_label_classification": ("multi_label", "MultiLabel"),
     "regression": ("regression", "Regression"),
     "token_classification": ("token_classification", "TokenClassification"),
     "question_answering": ("question_answering", "QuestionAnswering"),

@@ -69,6 +69,25 @@ class Predicted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassCounts:
+    """Rows by class, in the order of the task's labels.
+
+    Attributes:
+        labels: the names.
+        right: rows predicted to be of the class that are.
+        predicted: all that are predicted to be.
+        actual: all that are.
+        confusion: rows by class (outer) and predicted class; None where a row has several, or there are many classes.
+    """
+
+    labels: tuple[str, ...]
+    right: list[int]
+    predicted: list[int]
+    actual: list[int]
+    confusion: list[list[int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """The metrics of a split, and what the interval of the main one is computed from (exactly one of the two).
 
@@ -76,11 +95,13 @@ class Scores:
         metrics: by name, in the order of ``task.metrics``; extra ones may follow.
         values: each example's value of the main metric, where the metric is their mean.
         resample: else the main metric of examples drawn by their numbers (an array of whole numbers).
+        classes: what came of each class, of kinds that have such.
     """
 
     metrics: dict[str, float]
     values: list[float] | None = None
     resample: Callable[[Any], float] | None = None
+    classes: ClassCounts | None = None
 
 
 @dataclass(kw_only=True)
@@ -231,6 +252,17 @@ class Kind(Protocol):
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
         """Pads features to their longest. The padding side is the kind's business: set by batch, not kept."""
         ...
+
+    def training_loss(self, task: Task, train: Encoded | None) -> Any:
+        """A loss to train by in place of the model's own, as Trainer's ``compute_loss_func``; None for the model's own.
+
+        Args:
+            train: the training rows; None where they are not known beforehand.
+
+        Raises:
+            TapertuneError: it needs them.
+        """
+        return None
 
     def predict(self, task: Task, forward: Forward, encoded: Encoded) -> Predicted:
         """The model's answers, one an example, from what ``encode(train=False)`` returned."""

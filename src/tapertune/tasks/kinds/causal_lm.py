@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import TapertuneError
+from .. import packing
 from ..base import Task
 from ..generation import GenerationTask
 from ..prompts import decoder_tokens, labels_of, pieces, text_ids
@@ -17,6 +18,7 @@ from .generated import (
     generate,
     generation_task,
     mean_loss,
+    pad_id,
     trimmed,
 )  # fmt: skip
 
@@ -70,6 +72,8 @@ class CausalLM(Generated):
         return f"prompt and answer together do not fit into task.max_length ({task.max_length} tokens)"
 
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
+        if train and generation_task(task).packing:
+            return packing.collator(pad_id(tokenizer))
         return collator(tokenizer, left=not train)
 
     def predict(self, task: Task, forward: Forward, encoded: Encoded) -> Predicted:

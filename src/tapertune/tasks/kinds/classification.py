@@ -11,14 +11,17 @@ import numpy as np
 from ...errors import TapertuneError
 from .. import fields
 from ..base import Task
+from ..class_weights import check_weights, weights_of
 from ..classes import Label, alike, in_order, spellings, written
 from ..metrics import PROPORTIONS, get_metric
 from . import texts
-from .base import Collator, Encoded, Example, Forward, Kind, Place, Predicted, Row, Scores
+from .base import ClassCounts, Collator, Encoded, Example, Forward, Kind, Place, Predicted, Row, Scores
+from .losses import weighted_cross_entropy
 
 _LARGE = 12  # beyond this many, class names are counted in messages, not listed
 _LONG = 40  # characters of a name in messages
 _LONGEST = 10_000  # characters of a label that is one
+_MOST_CONFUSED = 100  # of more classes no matrix is kept
 _MOST = 10_000  # classes found in a file; a text column has as many as rows
 
 
@@ -29,7 +32,9 @@ class Classification(Kind):
     task_type = "SEQ_CLS"
 
     def prepare(self, task: Task, rows: Iterable[tuple[Place, Row]]) -> Task:
-        return task if task.labels else found_labels(task, rows)
+        task = task if task.labels else found_labels(task, rows)
+        check_weights(task.class_weights, task.labels)
+        return task
 
     def check(self, task: Task, row: Row, *, labelled: bool = True) -> Example:
         example: Example = {"texts": texts.texts(task, row)}
@@ -61,6 +66,13 @@ class Classification(Kind):
     def collator(self, task: Task, tokenizer: Any, *, train: bool) -> Collator:
         return texts.collator(tokenizer)
 
+    def training_loss(self, task: Task, train: Encoded | None) -> Any:
+        if task.class_weights is None:
+            return None
+        numbers = None if train is None else [row["labels"] for row in train.rows]
+        counts = None if numbers is None else np.bincount(numbers, minlength=len(task.labels)).tolist()
+        return weighted_cross_entropy(weights_of(task.class_weights, task.labels, counts, len(numbers or ())))
+
     def predict(self, task: Task, forward: Forward, encoded: Encoded) -> Predicted:
         logits, loss = texts.logits(forward, encoded)
         powers = np.exp(logits - logits.max(-1, keepdims=True))
@@ -69,7 +81,7 @@ class Classification(Kind):
     def score(self, task: Task, predicted: Predicted, examples: Sequence[Example]) -> Scores:
         predictions = np.argmax(np.stack(predicted.answers), axis=-1)
         labels = np.array([example["label"] for example in examples])
-        return scores(task, predictions, labels)
+        return replace(scores(task, predictions, labels), classes=class_counts(task, predictions, labels))
 
     def answer_columns(self, task: Task) -> tuple[str, ...]:
         return "prediction", "probability"
@@ -86,6 +98,20 @@ def scores(task: Task, predictions: np.ndarray, labels: np.ndarray) -> Scores:
         return Scores(metrics=found, values=(predictions == labels).astype(float).tolist())
     metric = get_metric(task.main_metric)
     return Scores(metrics=found, resample=lambda rows: metric(predictions[rows], labels[rows]))
+
+
+def class_counts(task: Task, predictions: np.ndarray, labels: np.ndarray) -> ClassCounts:
+    """What came of each class, one of them an example."""
+    count = len(task.labels)
+    matrix = np.zeros((count, count), dtype=int)
+    np.add.at(matrix, (labels, predictions), 1)
+    return ClassCounts(
+        labels=task.labels,
+        right=matrix.diagonal().tolist(),
+        predicted=matrix.sum(0).tolist(),
+        actual=matrix.sum(1).tolist(),
+        confusion=matrix.tolist() if count <= _MOST_CONFUSED else None,
+    )
 
 
 def label_names(task: Task) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def collator(tokenizer: Any) -> Collator:
     return DataCollatorWithPadding(tokenizer)
 
 
-def logits(forward: Forward, encoded: Encoded) -> tuple[np.ndarray, float | None]:
+def logits(forward: Forward, encoded: Encoded, collate: Collator | None = None) -> tuple[np.ndarray, float | None]:
     """The model's outputs (rows x classes, or rows x 1) in order, and the mean loss of rows with labels."""
 
     def step(numbers: list[int], batch: dict[str, Any]) -> Outcome:
@@ -71,5 +71,5 @@ def logits(forward: Forward, encoded: Encoded) -> tuple[np.ndarray, float | None
         values = list(output.logits.float().cpu().numpy())
         return (values, float(output.loss) * len(numbers), len(numbers)) if "labels" in batch else (values, 0.0, 0)
 
-    found, loss = forward.run(encoded.rows, collator(forward.tokenizer), step)
+    found, loss = forward.run(encoded.rows, collate or collator(forward.tokenizer), step)
     return np.stack(found), loss
