@@ -360,19 +360,19 @@ def test_merged_by_export_in_another_dtype(name: str, tmp_path: Path) -> None:
 def test_a_cut_update_is_merged(name: str, tmp_path: Path) -> None:
     tiny_bert().save_pretrained(tmp_path / "base")
     model = adapted(name, tiny_bert(), tmp_path / "adapter")
-    report = export(tmp_path / "adapter", tmp_path / "out", base=tmp_path / "base", to="merged", energy=0.9, check=True)
+    report = export(tmp_path / "adapter", tmp_path / "out", base=tmp_path / "base", to="merged", energy=0.5, check=True)
     assert isinstance(report, MergeReport) and report.comparison is not None and report.comparison.difference > 1e-4
     before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("base", "out"))
     for layer in (m for m in model.modules() if isinstance(m, ChainLayer)):
         key = f"{layer.module_path}.weight"
         update, delta = after[key] - before[key], layer.get_delta_weight("default")
-        assert ((update - delta).norm() / delta.norm()).item() ** 2 <= 0.1 + 1e-4
+        assert ((update - delta).norm() / delta.norm()).item() ** 2 <= 0.5 + 1e-4
         assert torch.linalg.matrix_rank(update, atol=1e-5) < 3
 
 
 def test_a_dtype_that_there_is_not(tmp_path: Path) -> None:
     tiny_bert().save_pretrained(tmp_path / "base")
     adapted("lora", tiny_bert(), tmp_path / "adapter")
-    with pytest.raises(TapertuneError, match="unknown dtype 'float8': did you mean 'float16'"):
+    with pytest.raises(TapertuneError, match="unknown dtype 'float8': .*Allowed: bfloat16, float16, float32"):
         merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", dtype="float8")
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 PROMPT = "The three things to know about rivers are"
-TOKENS, TOP, RANK, SIZE = 16, 10, 8, 0.08
+TOKENS, TOP, RANK, SIZE = 12, 10, 8, 0.08
 _KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -53,7 +53,8 @@ def adapted(method: str, base: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     row = METHODS[method]
     # a dense update has the rank of its module: narrow ones keep below what vLLM takes
-    kinds = _KINDS if row.chain(row.settings()).linear else ["k_proj", "v_proj"]
+    linear = row.chain(row.settings()).linear
+    kinds = _KINDS if linear else ["k_proj", "v_proj"]
     values = {row.rank: RANK, "target_modules": kinds, "task_type": "CAUSAL_LM", "init_weights": False}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = get_peft_model(model, tapertune.make_config(method, **values)).eval()
@@ -65,7 +66,7 @@ def adapted(method: str, base: Path) -> tuple[Any, Any]:
         for i, layer in enumerate(layers):
             layer.factor("default", gate)[: i % (RANK + 1)] = 0.0
             weight = layer.get_base_layer().weight
-            for _ in range(4):
+            for _ in range(1 if linear else 4):
                 norm = layer.get_delta_weight("default").norm()
                 if norm:
                     layer.factor("default", last).mul_(SIZE * weight.norm() / norm)
@@ -76,12 +77,13 @@ def adapted(method: str, base: Path) -> tuple[Any, Any]:
 def greedy(model: Any, tokenizer: Any) -> dict[str, Any]:
     """Prompt, the tokens that follow it by the largest probability, and the largest log-probabilities at each."""
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
-    prompt, steps = ids[0].tolist(), []
+    prompt, steps, cache = ids[0].tolist(), [], None
     for _ in range(TOKENS):
-        top = model(input_ids=ids).logits[0, -1].double().log_softmax(-1).topk(TOP)
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache, top = output.past_key_values, output.logits[0, -1].double().log_softmax(-1).topk(TOP)
         steps.append([[int(i), float(p)] for i, p in zip(top.indices, top.values, strict=True)])
-        ids = torch.cat([ids, top.indices[None, :1]], 1)
-    tokens = ids[0, len(prompt) :].tolist()
+        ids = top.indices[None, :1]
+    tokens = [step[0][0] for step in steps]
     return {"prompt": prompt, "tokens": tokens, "text": tokenizer.decode(tokens), "steps": steps}
 
 

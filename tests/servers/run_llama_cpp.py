@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,33 @@ def main(folder: Path) -> None:
     server = xllamacpp.Server(params)
     found: dict[str, Any] = {"server": "llama.cpp", "version": f"xllamacpp {version('xllamacpp')}"}
     for name, row in reference.items():
-        scales = [{"id": i, "scale": float(other == name)} for i, other in enumerate(methods)]
-        answer = server.handle_completions(
-            {
-                "prompt": row["prompt"], "n_predict": len(row["tokens"]), "temperature": 0.0, "lora": scales,
-                "n_probs": 2 * len(row["steps"][0]), "cache_prompt": False, "ignore_eos": True, "return_tokens": True,
-            }
-        )  # fmt: skip
-        steps = answer["completion_probabilities"]
+        scales = [float(other == name) for other in methods]
+        steps = complete(server, row["prompt"], len(row["tokens"]), 2 * len(row["steps"][0]), scales)
         found[name] = {
             "tokens": [step["id"] for step in steps],
             "steps": [{str(top["id"]): top["logprob"] for top in step["top_logprobs"]} for step in steps],
         }
     (folder / "llama.cpp.json").write_text(json.dumps(found))
+
+
+def complete(server: Any, prompt: list[int], tokens: int, top: int, scales: list[float]) -> list[dict[str, Any]]:
+    """The tokens of largest probability after a prompt, each with the ``top`` most probable at its place.
+
+    Args:
+        server: of xllamacpp.
+        prompt: token ids.
+        tokens: how many to generate.
+        top: how many log-probabilities to give at each.
+        scales: of the server's adapters, in their order.
+    """
+    wanted = {
+        "prompt": prompt, "n_predict": tokens, "temperature": 0.0, "n_probs": top, "cache_prompt": False,
+        "ignore_eos": True, "lora": [{"id": i, "scale": scale} for i, scale in enumerate(scales)],
+    }  # fmt: skip
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.listening_address}/completion", json.dumps(wanted).encode(), headers)
+    with urllib.request.urlopen(request, timeout=1800) as response:
+        return json.load(response)["completion_probabilities"]
 
 
 def _adapter(xllamacpp: Any, path: Path) -> Any:

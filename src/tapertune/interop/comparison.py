@@ -31,17 +31,18 @@ class Comparison:
     moved: float
     largest: float
 
-    def limit(self, lost: float) -> float:
-        """The largest difference that the updates' errors explain.
+    def limit(self, lost: float, dtype: torch.dtype) -> float:
+        """The largest difference that the updates' errors and the weights' dtype explain.
 
         Args:
             lost: the largest relative error (Frobenius) of a module's update: a rank that was cut, or rounding.
+            dtype: of what was written.
         """
-        return 1e-5 * self.largest + (1e-2 + 4 * lost) * self.moved
+        return (1e-5 + torch.finfo(dtype).eps) * self.largest + (1e-2 + 4 * lost) * self.moved
 
-    def check(self, lost: float, largest: float | None = None) -> None:
+    def check(self, lost: float, largest: float | None = None, dtype: torch.dtype = torch.float32) -> None:
         """Raises TapertuneError where the export's logits differ by more than ``largest``, by default ``limit``."""
-        allowed = self.limit(lost) if largest is None else largest
+        allowed = self.limit(lost, dtype) if largest is None else largest
         if not self.difference <= allowed:
             raise TapertuneError(
                 f"the export gives other logits than the adapter: they differ by up to {self.difference:.1e}, where"
@@ -50,9 +51,22 @@ class Comparison:
 
 
 def compare_logits(
-    adapter_dir: Path, base: str, adapter: SavedAdapter, model_class: Any, load_export: Callable[[], Any]
+    adapter_dir: Path,
+    base: str,
+    adapter: SavedAdapter,
+    model_class: Any,
+    load_export: Callable[[], Any],
+    dtype: torch.dtype = torch.float32,
 ) -> Comparison:
     """Loads the base with the adapter in it, and what ``load_export`` gives, one after the other.
+
+    Args:
+        adapter_dir: the adapter's folder.
+        base: its base model, folder or name.
+        adapter: what the folder holds.
+        model_class: of transformers, that has the adapter's module paths.
+        load_export: gives the model to compare.
+        dtype: that the export's base has: the weights of the base are rounded to it first.
 
     Raises:
         TapertuneError: the base's weights cannot be read, or it takes inputs that are not known here.
@@ -63,7 +77,7 @@ def compare_logits(
         raise TapertuneError(
             f"logits cannot be compared: no class of transformers builds {base!r} with the adapter's module paths"
         )
-    plain = load_base(base, adapter, model_class)
+    plain = load_base(base, adapter, model_class).to(dtype).float()
     inputs = _inputs(plain)
     alone = _logits(plain, inputs)
     expected = _logits(PeftModel.from_pretrained(plain, adapter_dir), inputs)

@@ -27,6 +27,7 @@ from .saved import SavedAdapter, check, read_adapter, read_config
 from .servers import RAGGED, Served, check_format, check_limits, find_server, saved_beside_note
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
 from .side_files import copy_side_files
+from .trained_whole import without_copies
 
 BASE = "base"
 """The folder within an export that has a base of its own."""
@@ -93,7 +94,7 @@ def export_lora(
     check_free(out_dir)
     config = read_config(adapter_dir)
     origin = base or config.base_model_name_or_path
-    adapter = read_adapter(adapter_dir, base_input_widths(origin) if origin else None)
+    adapter = without_copies(read_adapter(adapter_dir, base_input_widths(origin) if origin else None), origin)
     compared = check or max_difference is not None
     needed = compared or with_base or base is not None or server is not None or to != "lora"
     shapes, note = _base_shapes(adapter, origin, required=needed)

@@ -1,6 +1,6 @@
 """The files of a merged model, written shard by shard.
 
-One tensor is in memory at a time, and of an adapted one a copy and a few rows more, so a model is merged on a machine
+One tensor is in memory at a time, and of an adapted one a few rows more, so a model is merged on a machine
 that could not load it.
 """
 
@@ -79,7 +79,7 @@ class _Writer:
             source = job.entries[name] if name in job.entries else job.entries[entry.name]
             _copy(source, entry, out)
         elif value.module is not None:
-            start = value.start.read() if isinstance(value.start, Entry) else value.start
+            start = value.start.read() if isinstance(value.start, Entry) else value.start.clone()
             weight, lost, size = merged_weight(start, FLOATS[entry.dtype], self.adapter, value.module, value.transposed)
             job.add_rounding(lost, size)
             write_tensor(weight, out)
@@ -101,12 +101,12 @@ def _copy(source: Entry, entry: Entry, out: BinaryIO) -> None:
 def merged_weight(
     start: Tensor, dtype: torch.dtype, adapter: SavedAdapter, module: str, transposed: bool
 ) -> tuple[Tensor, float, float]:
-    """A module's weight with its update, computed some rows at a time.
+    """A module's weight with its update, computed some rows at a time; in place where the dtype stays.
 
     Returns:
         the weight, and the squared norms (Frobenius) of what its dtype could not take and of the update.
     """
-    weight = torch.empty(start.shape, dtype=dtype)
+    weight = start if start.dtype == dtype else torch.empty(start.shape, dtype=dtype)
     source, target = (start.T, weight.T) if transposed else (start, weight)
     wide = torch.float64 if start.dtype == torch.float64 else torch.float32
     pair = [t.to(wide) for t in adapter.low_rank(module)] if adapter.chain.linear else None

@@ -11,7 +11,7 @@ import torch
 from ..errors import TapertuneError, unknown
 from ..files import check_free, whole_folder, write_text
 from .card import merge_card
-from .checkpoint import Checkpoint, base_input_widths, open_checkpoint
+from .checkpoint import FLOATS, Checkpoint, base_input_widths, open_checkpoint
 from .comparison import Comparison, compare_logits, load_base
 from .contents import cut_adapter
 from .exports import ExportForm
@@ -104,10 +104,12 @@ def merge(
         job = _write_model(checkpoint, merged, adapter_dir, folder, base, dtype=dtype)
         comparison = None
         if compared:
+            written = FLOATS[_DTYPES[dtype]] if dtype is not None else torch.float32
             comparison = compare_logits(
-                adapter_dir, base, adapter, model_class, lambda: load_base(str(folder), adapter, model_class)
+                adapter_dir, base, adapter, model_class, lambda: load_base(str(folder), adapter, model_class), written
             )
-            comparison.check(job.lost + _cut_away(adapter, merged), max_difference)
+            kind = FLOATS.get(_DTYPES.get(dtype or _dtype_of(job), ""), torch.float32)
+            comparison.check(job.rounding + _cut_away(adapter, merged), max_difference, kind)
         report = MergeReport(
             method=adapter.config.method,
             modules=list(merged.modules),
@@ -173,7 +175,7 @@ def _model_class(base: str, adapter: SavedAdapter, server: str | None) -> Any:
     config = adapter.config
     found = shapes_of_base(base, adapter.modules, config.task_type, config.revision).model_class
     name = getattr(found, "__name__", "a module within another")
-    if server is not None and find_server(server).generates and name not in GENERATING and server != "vllm":
+    if server is not None and find_server(server).generates and name not in GENERATING:
         raise TapertuneError(f"{server} serves models that generate text, and this is {name}'s")
     return found
 

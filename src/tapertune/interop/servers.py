@@ -50,8 +50,9 @@ class Server:
         round_rank: the rank to write for one that is needed; None where any will do.
         largest_rank: that it takes; None for no limit.
         kinds: last parts of the modules' paths that it takes; None for all linear layers of the models it knows.
+        whole: names of modules whose weights it takes beside an adapter, as they were trained whole.
         ragged: formats of which it reads ranks that differ between modules.
-        generates: whether it serves models that generate text alone.
+        generates: whether it serves models that generate text alone; if not, other heads on their layers too.
     """
 
     formats: tuple[str, ...]
@@ -59,6 +60,7 @@ class Server:
     round_rank: Callable[[int], int] | None = None
     largest_rank: int | None = None
     kinds: frozenset[str] | None = None
+    whole: frozenset[str] = frozenset()
     ragged: tuple[str, ...] = ()
     generates: bool = True
 
@@ -120,7 +122,9 @@ SERVERS = {
         formats=("lora", "merged"),
         commands={"lora": _vllm, "merged": lambda served: [_line("vllm", "serve", served.out)]},
         largest_rank=VLLM_RANKS[-1],
+        whole=frozenset({"score"}),
         ragged=("lora",),
+        generates=False,
     ),
     "sglang": Server(
         formats=("lora", "merged"),
@@ -191,9 +195,11 @@ def check_limits(
         raise bad_value("ragged", True, f"False for {name}, which needs one rank in all modules")
     if server.largest_rank is not None and rank > server.largest_rank:
         raise bad_value("rank", rank, f"at most {server.largest_rank} for {name}: --rank or --energy cuts it")
-    if server.generates and model not in GENERATING:
-        raise TapertuneError(f"{name} takes adapters of models that generate text, and this is {model}'s: {merged}")
-    if saved:
+    layers = all(module.startswith(("model.layers.", "lm_head")) for module in modules)
+    if model not in GENERATING and (server.generates or not layers):
+        taken = "models that generate text" if server.generates else "decoders"
+        raise TapertuneError(f"{name} takes adapters of {taken}, and this is {model}'s: {merged}")
+    if not {path.partition(".")[0] for path in saved} <= server.whole:
         raise TapertuneError(
             f"{name} takes no weights that were trained whole ({listing(saved)}): write a base with them in it beside"
             f" the adapter (--with-base), or {merged}"
