@@ -17,13 +17,14 @@ BEGIN, END = "<!-- servers: benchmarks/servers.py -->", "<!-- end of servers -->
 
 def table(results: list[dict[str, Any]]) -> str:
     """The rows as Markdown: one for each server and method."""
-    lines = ["| server | adapter | largest difference | moved by the adapter | greedy text |", "|---|---|---|---|---|"]
+    heads = ("server", "model", "adapter", "largest difference", "moved by the adapter", "greedy text")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in results:
         text = "equal" if row["greedy_text_equal"] else "differs"
         moved = "-" if row["method"] == "base" else f"{row['moved']:.2g}"
         name = "none" if row["method"] == "base" else row["method"]
         server = f"{row['server']} ({row['version']})"
-        lines.append(f"| {server} | {name} | {row['largest_difference']:.1e} | {moved} | {text} |")
+        lines.append(f"| {server} | {row['model']} | {name} | {row['largest_difference']:.1e} | {moved} | {text} |")
     return "\n".join(lines)
 
 

@@ -373,6 +373,6 @@ def test_a_cut_update_is_merged(name: str, tmp_path: Path) -> None:
 def test_a_dtype_that_there_is_not(tmp_path: Path) -> None:
     tiny_bert().save_pretrained(tmp_path / "base")
     adapted("lora", tiny_bert(), tmp_path / "adapter")
-    with pytest.raises(TapertuneError, match="unknown dtype 'float8': .*Allowed: bfloat16, float16, float32"):
+    with pytest.raises(TapertuneError, match=r"unknown dtype 'float8': .*Allowed: bfloat16, float16, float32"):
         merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", dtype="float8")
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -10,7 +13,7 @@ def rows(reference: dict[str, Any], found: dict[str, Any]) -> list[dict[str, Any
 
     Differences are over the reference's most probable tokens, at each token up to where the texts part.
     """
-    return [_row(name, reference[name], reference["base"], found) for name in reference]
+    return [_row(name, reference[name], reference["base"], found) for name in reference if name in found]
 
 
 def _row(name: str, expected: dict[str, Any], base: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -27,6 +30,7 @@ def _row(name: str, expected: dict[str, Any], base: dict[str, Any], found: dict[
     return {
         "server": found["server"],
         "version": found["version"],
+        "model": "SmolLM2-135M",
         "method": name,
         "largest_difference": max(differences),
         "compared": len(differences),
@@ -40,3 +44,7 @@ def _common(first: list[int], second: list[int]) -> int:
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
+
+
+if __name__ == "__main__":
+    print(json.dumps(rows(*(json.loads(Path(name).read_text()) for name in sys.argv[1:3])), indent=2))

@@ -8,6 +8,7 @@ leaves in a folder: ``base`` (a model folder), ``base.gguf`` (the same in float3
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def prepare(folder: Path, methods: list[str]) -> None:
         for to in ("lora", "gguf"):
             export_lora(folder / method, folder / f"{method}-{to}", to=to, max_error=limit, base=folder / "base")
         found[method] = greedy(model, tokenizer)
-    with model.disable_adapter():
-        found["base"] = greedy(model, tokenizer)
-    (folder / "reference.json").write_text(json.dumps(found))
+        if "base" not in found:
+            with model.disable_adapter():
+                found["base"] = greedy(model, tokenizer)
+        (folder / "reference.json").write_text(json.dumps(found))
 
 
 def adapted(method: str, base: Path) -> tuple[Any, Any]:
@@ -47,7 +49,6 @@ def adapted(method: str, base: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import tapertune
-    from tapertune.host import ChainLayer
     from tapertune.methods import METHODS
 
     torch.manual_seed(0)
@@ -58,19 +59,28 @@ def adapted(method: str, base: Path) -> tuple[Any, Any]:
     values = {row.rank: RANK, "target_modules": kinds, "task_type": "CAUSAL_LM", "init_weights": False}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = get_peft_model(model, tapertune.make_config(method, **values)).eval()
+    prune(model, method, RANK, SIZE)
+    return model, AutoTokenizer.from_pretrained(base)
+
+
+@torch.no_grad()
+def prune(model: Any, method: str, rank: int, size: float) -> None:
+    """Closes another number of each module's components, all in some, and gives what is left ``size`` times the norm of
+    the module's weight."""
+    from tapertune.host import ChainLayer
+    from tapertune.methods import METHODS
+
+    row = METHODS[method]
     chain = row.chain(row.settings())
     gate = next((f.name for f in chain if f.symbols == (row.rank,)), chain.names[0])
     last = [factor.name for factor in chain if not getattr(factor, "shared", False)][-1]
     layers = [module for module in model.modules() if isinstance(module, ChainLayer)]
-    with torch.no_grad():
-        for i, layer in enumerate(layers):
-            layer.factor("default", gate)[: i % (RANK + 1)] = 0.0
-            weight = layer.get_base_layer().weight
-            for _ in range(1 if linear else 4):
-                norm = layer.get_delta_weight("default").norm()
-                if norm:
-                    layer.factor("default", last).mul_(SIZE * weight.norm() / norm)
-    return model, AutoTokenizer.from_pretrained(base)
+    for i, layer in enumerate(layers):
+        layer.factor("default", gate)[: i % (rank + 1)] = 0.0
+        for _ in range(1 if chain.linear else 4):  # a map of the product is not in proportion to a factor
+            norm = layer.get_delta_weight("default").norm()
+            if norm:
+                layer.factor("default", last).mul_(size * layer.get_base_layer().weight.norm() / norm)
 
 
 @torch.no_grad()
@@ -104,3 +114,9 @@ def dequantise(source: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+if __name__ == "__main__":
+    from tapertune.methods import METHODS
+
+    prepare(Path(sys.argv[1]), list(METHODS))

@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     params.cpuparams.n_threads = os.cpu_count() or 1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.lora_adapters = [_adapter(xllamacpp, folder / f"{name}-gguf" / "adapter.gguf") for name in methods]
+    params.lora_adapters = [load_adapter(folder / f"{name}-gguf") for name in methods]
     server = xllamacpp.Server(params)
     found: dict[str, Any] = {"server": "llama.cpp", "version": f"xllamacpp {version('xllamacpp')}"}
     for name, row in reference.items():
@@ -55,9 +55,12 @@ def complete(server: Any, prompt: list[int], tokens: int, top: int, scales: list
         return json.load(response)["completion_probabilities"]
 
 
-def _adapter(xllamacpp: Any, path: Path) -> Any:
+def load_adapter(folder: Path) -> Any:
+    """The adapter of a GGUF export, as xllamacpp is given it."""
+    import xllamacpp
+
     adapter = xllamacpp.CommonAdapterLoraInfo()
-    adapter.path, adapter.scale = str(path), 1.0
+    adapter.path, adapter.scale = str(folder / "adapter.gguf"), 1.0
     return adapter
 
 

@@ -2,9 +2,9 @@
 
     python tiny_models.py FOLDER
 
-writes for each family ``FAMILY.gguf``, ``FAMILY-lora/adapter.gguf`` and the reference to ``FAMILY.json``, and
-``python tiny_models.py serve FOLDER`` adds llama.cpp's answers. That a base is written rightly shows in its own
-probabilities: the adapter's are compared beside them.
+writes for each family ``FAMILY.gguf``, and for each case ``FAMILY-METHOD-gguf`` and the reference
+``FAMILY-METHOD.json``; ``python tiny_models.py serve FOLDER`` adds llama.cpp's answers and prints what they differ by.
+That a base is written rightly shows in its own probabilities: the adapter's are compared beside them.
 """
 
 from __future__ import annotations
@@ -24,33 +24,40 @@ PROMPT = [5, 70, 12, 33, 41, 8]
 TOP = 10
 
 
+def cases() -> list[tuple[str, str]]:
+    """Every method on a Llama, and one on each family."""
+    from tapertune.methods import METHODS
+
+    return [("Llama", method) for method in METHODS] + [(family, "sora") for family in FAMILIES if family != "Llama"]
+
+
 def prepare(folder: Path) -> None:
     """Writes bases, adapters and references."""
     from peft import get_peft_model
+    from reference import prune
 
     import tapertune
     from tapertune.interop import export_lora
+    from tapertune.methods import METHODS
 
+    kinds = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     for family in FAMILIES:
-        base = folder / f"{family}-base"
         model = decoder(family)
-        model.save_pretrained(base)
+        model.save_pretrained(folder / f"{family}-base")
         write_gguf(model, FAMILIES[family], folder / f"{family}.gguf")
-        found = {"base": next_tokens(model)}
+    for family, method in cases():
+        name, base, model = f"{family}-{method}", folder / f"{family}-base", decoder(family)
+        found: dict[str, Any] = {"base": next_tokens(model)}
         torch.manual_seed(1)
-        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        config = tapertune.make_config(
-            "sora", r=4, target_modules=targets, task_type="CAUSAL_LM", init_weights=False, lora_alpha=8
-        )
-        adapted = get_peft_model(model, config).eval()
-        with torch.no_grad():
-            for i, (name, weight) in enumerate(adapted.named_parameters()):
-                if name.endswith(".sora_g.weight") or ".sora_g." in name:
-                    weight[: i % 5] = 0.0
-        adapted.save_pretrained(folder / f"{family}-adapter")
+        row = METHODS[method]
+        values = {row.rank: 4, "target_modules": kinds, "task_type": "CAUSAL_LM", "init_weights": False}
+        adapted = get_peft_model(model, tapertune.make_config(method, **values)).eval()
+        prune(adapted, method, 4, size=0.3)
         found["adapter"] = next_tokens(adapted)
-        export_lora(folder / f"{family}-adapter", folder / f"{family}-lora", to="gguf", base=base)
-        (folder / f"{family}.json").write_text(json.dumps(found))
+        adapted.save_pretrained(folder / name)
+        limit = None if row.chain(row.settings()).linear else 1e-5
+        export_lora(folder / name, folder / f"{name}-gguf", to="gguf", base=base, max_error=limit)
+        (folder / f"{name}.json").write_text(json.dumps(found))
 
 
 def decoder(family: str) -> Any:
@@ -127,28 +134,51 @@ def write_gguf(model: Any, architecture: str, path: Path) -> None:
 def serve(folder: Path) -> None:
     """Adds what llama.cpp gives to each family's reference."""
     import xllamacpp
-    from run_llama_cpp import complete
+    from run_llama_cpp import complete, load_adapter
 
     for family in FAMILIES:
-        path = folder / f"{family}.json"
-        found = json.loads(path.read_text())
-        adapter = xllamacpp.CommonAdapterLoraInfo()
-        adapter.path, adapter.scale = str(folder / f"{family}-lora" / "adapter.gguf"), 1.0
+        methods = [method for other, method in cases() if other == family]
         params = xllamacpp.CommonParams()
         params.model.path = str(folder / f"{family}.gguf")
         params.n_ctx, params.n_parallel, params.warmup = 64, 1, False
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.lora_adapters = [adapter]
+        params.lora_adapters = [load_adapter(folder / f"{family}-{method}-gguf") for method in methods]
         server = xllamacpp.Server(params)
-        for name, scale in (("base", 0.0), ("adapter", 1.0)):
-            (step,) = complete(server, PROMPT, 1, 4 * TOP, [scale])
-            found[f"{name} served"] = [[top["id"], top["logprob"]] for top in step["top_logprobs"]]
-        path.write_text(json.dumps(found))
+        for i, method in enumerate(methods):
+            path = folder / f"{family}-{method}.json"
+            found = json.loads(path.read_text())
+            for name, scale in (("base", 0.0), ("adapter", 1.0)):
+                scales = [scale * (i == j) for j in range(len(methods))]
+                (step,) = complete(server, PROMPT, 1, 4 * TOP, scales)
+                found[f"{name} served"] = [[top["id"], top["logprob"]] for top in step["top_logprobs"]]
+            path.write_text(json.dumps(found))
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """A row for each family and method, and one for each base."""
+    from importlib.metadata import version
+
+    rows: list[dict[str, Any]] = []
+    for family, method in cases():
+        found = json.loads((folder / f"{family}-{method}.json").read_text())
+        for name in ("base", "adapter"):
+            expected, served, alone = (dict(map(tuple, found[key])) for key in (name, f"{name} served", "base"))
+            rows.append(
+                {
+                    "server": "llama.cpp", "version": f"xllamacpp {version('xllamacpp')}", "model": f"tiny {family}",
+                    "method": method if name == "adapter" else "base",
+                    "largest_difference": max(abs(served[i] - expected[i]) for i in expected),
+                    "moved": max(abs(alone[i] - expected[i]) for i in expected if i in alone),
+                    "greedy_text_equal": next(iter(served)) == next(iter(expected)),
+                }
+            )  # fmt: skip
+    return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(Path(sys.argv[2]))
+        print(json.dumps(results(Path(sys.argv[2])), indent=2))
     else:
         prepare(Path(sys.argv[1]))
