@@ -125,7 +125,7 @@ def check_gguf(file: Path, expected: dict[str, torch.Tensor], architecture: str)
         if architecture in ("llama", "smollm3") and kind in ("q_proj", "k_proj"):
             delta = interleaved(delta, HEADS if kind == "q_proj" else KEY_HEADS)
         update = updates.pop(name, torch.zeros_like(delta))
-        assert (update - delta).norm() <= 3e-6 * delta.norm(), name
+        assert (update - delta).norm() <= 2e-5 * delta.norm(), name
     assert not updates
 
 
@@ -205,7 +205,7 @@ def test_mlx_of_every_method(name: str, base: Path, tmp_path: Path) -> None:
     report = export(tmp_path / "adapter", tmp_path / "out", server="mlx", check=True, **limits(name))
     updates = as_mlx(tmp_path / "out")
     for path, delta in deltas(model).items():
-        assert (updates.pop(path) - delta).norm() <= 3e-6 * delta.norm(), path
+        assert (updates.pop(path) - delta).norm() <= 2e-5 * delta.norm(), path
     assert all(not update.any() for update in updates.values()), "what fuses with them is zero"
     assert isinstance(report, ExportReport)
     assert report.comparison is not None and report.comparison.difference <= 1e-5 < report.comparison.moved
