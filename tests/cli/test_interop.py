@@ -65,7 +65,16 @@ def test_export_of_a_dense_update(cli: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "loar"], "unknown export format 'loar': did you mean 'lora'? Allowed: lora"),
+        (["--to", "loar"], "unknown export format 'loar': did you mean 'lora'? Allowed: gguf, lora, merged, mlx"),
+        (["--for", "vlm"], "unknown server 'vlm': did you mean 'vllm'? Allowed: llama.cpp, mlx, sglang, tgi, vllm"),
+        (["--for", "vllm", "--to", "gguf"], "--to is 'gguf'; it must be lora or merged for vllm"),
+        (
+            ["--dtype", "float16"],
+            "dtype is 'float16'; it must be left out unless a merged model is written (--to merged)",
+        ),
+        (["--to", "merged", "--ragged"], "ragged is True; it must be False for a merged model, which has no adapter"),
+        (["--max-difference", "-1"], "max_difference is -1.0; it must be a number of at least 0"),
+        (["--rank", "7"], "rank is 7; it must be between 1 and 6, the rank of the adapter's largest module"),
         (["--max-error", "2"], "max_error is 2.0; it must be between 0 and 1"),
         (["--rank", "0"], "rank is 0; it must be a whole number of at least 1"),
         (["--energy", "99"], "energy is 99.0; it must be above 0 and at most 1"),
@@ -113,3 +122,26 @@ def test_merge(cli: Any, tmp_path: Path) -> None:
     assert done.code == 2
     assert done.err.count("\n") == 1 and "is quantised (gptq)" in done.err
     assert not (tmp_path / "none").exists()
+
+
+def test_export_of_a_whole_model(cli: Any, tmp_path: Path) -> None:
+    tiny_bert().save_pretrained(tmp_path / "base")
+    source = adapter(tmp_path / "in", "aflora", tiny_bert(), r=3, modules_to_save=["classifier"])
+    options = ["--base", tmp_path / "base", "--dtype", "bfloat16", "--check", "--for", "vllm"]
+    done = cli("export", source, "--to", "merged", "--out", tmp_path / "out", *options)
+    assert done.code == 0, done.err
+    assert "of the update is below the weights' precision (bfloat16)" in done.out
+    assert "check: logits differ by at most" in done.out and f"serve: vllm serve {tmp_path / 'out'}" in done.out
+
+
+def test_merge_finds_what_train_finds(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``minilm`` is the folder of a package, here a small one."""
+    from tapertune.train import models
+
+    tiny_bert().save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(models, "find_model", {"minilm": str(tmp_path / "base")}.__getitem__)
+    source = adapter(tmp_path / "in", "sora", tiny_bert(), r=3)
+    done = cli("merge", "minilm", source, tmp_path / "out")
+    assert done.code == 0, done.err
+    done = cli("export", source, "--out", tmp_path / "lora", "--base", "minilm", "--check")
+    assert done.code == 0 and "check: logits differ" in done.out, done.err

@@ -18,7 +18,7 @@ from torch import nn
 import tapertune
 from tapertune.errors import TapertuneError
 from tapertune.host import ChainLayer
-from tapertune.interop import export_lora, merge
+from tapertune.interop import MergeReport, export, export_lora, merge
 from tapertune.methods import METHODS
 
 IDS = {"input_ids": batch()["input_ids"]}
@@ -66,7 +66,7 @@ def test_outputs_files_and_index(name: str, tmp_path: Path) -> None:
     assert (report.added, report.warnings, report.rounding) == ([], [], 0.0)
     assert len(report.shards) > 2
     names = [sorted(p.name for p in (tmp_path / folder).iterdir()) for folder in ("base", "out")]
-    assert names[0] == names[1]
+    assert names[1] == sorted([*names[0], "README.md"])
     index = [json.loads((tmp_path / f / "model.safetensors.index.json").read_text()) for f in ("base", "out")]
     assert index[0]["weight_map"] == index[1]["weight_map"]
     assert index[0]["metadata"]["total_size"] == index[1]["metadata"]["total_size"]
@@ -168,7 +168,7 @@ def test_other_dtypes(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
 MEASURE = """
 import re, sys
 import torch
-from tapertune.interop import export_lora, merge
+from tapertune.interop import MergeReport, export, export_lora, merge
 
 def memory(field):
     return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -330,3 +330,49 @@ def test_modules_pruned_to_nothing(base: Path, tmp_path: Path) -> None:
     assert changed == {f"bert.encoder.layer.{i}.attention.self.query.weight" for i in range(2)}
     report = export_lora(tmp_path / "adapter", tmp_path / "lora")
     assert len(report.modules) == len(report.left_out) == 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_merged_by_export_in_another_dtype(name: str, tmp_path: Path) -> None:
+    """The labels and their order are there for plain transformers, and what rounding takes is measured."""
+    tiny_bert(labels=3).save_pretrained(tmp_path / "base")
+    values = {"modules_to_save": ["classifier"], "task_type": "SEQ_CLS"}
+    model = adapted(name, tiny_bert(labels=3), tmp_path / "adapter", **values)
+    (tmp_path / "adapter" / "task.json").write_text(json.dumps({"labels": ["neutral", "against", "for"]}))
+    options = {"base": tmp_path / "base", "to": "merged", "check": True}
+    exact = export(tmp_path / "adapter", tmp_path / "exact", **options)
+    half = export(tmp_path / "adapter", tmp_path / "half", dtype="bfloat16", **options)
+    assert isinstance(exact, MergeReport) and isinstance(half, MergeReport)
+    assert exact.lost < 1e-6 < 1e-4 < half.lost < 1
+    assert (exact.dtype, half.dtype) == ("float32", "bfloat16")
+    assert exact.comparison is not None and exact.comparison.difference < 1e-5 < exact.comparison.moved
+    assert {t.dtype for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
+    loaded = load(tmp_path / "half")
+    assert type(loaded).__name__ == "BertForSequenceClassification" and loaded.dtype == torch.bfloat16
+    assert loaded.config.id2label == {0: "neutral", 1: "against", 2: "for"}
+    torch.testing.assert_close(loaded.float()(**batch()).logits, model(**batch()).logits, atol=0.1, rtol=0.05)
+    close(load(tmp_path / "exact")(**batch()).logits, model(**batch()).logits)
+    card = (tmp_path / "half" / "README.md").read_text()
+    assert "library_name: transformers" in card and f"{half.lost:.1e} of the update is lost" in card
+
+
+@pytest.mark.parametrize("name", ["elora", "loran"])
+def test_a_cut_update_is_merged(name: str, tmp_path: Path) -> None:
+    tiny_bert().save_pretrained(tmp_path / "base")
+    model = adapted(name, tiny_bert(), tmp_path / "adapter")
+    report = export(tmp_path / "adapter", tmp_path / "out", base=tmp_path / "base", to="merged", energy=0.5, check=True)
+    assert isinstance(report, MergeReport) and report.comparison is not None and report.comparison.difference > 1e-4
+    before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("base", "out"))
+    for layer in (m for m in model.modules() if isinstance(m, ChainLayer)):
+        key = f"{layer.module_path}.weight"
+        update, delta = after[key] - before[key], layer.get_delta_weight("default")
+        assert ((update - delta).norm() / delta.norm()).item() ** 2 <= 0.5 + 1e-4
+        assert torch.linalg.matrix_rank(update, atol=1e-5) < 3
+
+
+def test_a_dtype_that_there_is_not(tmp_path: Path) -> None:
+    tiny_bert().save_pretrained(tmp_path / "base")
+    adapted("lora", tiny_bert(), tmp_path / "adapter")
+    with pytest.raises(TapertuneError, match=r"unknown dtype 'float8': .*Allowed: bfloat16, float16, float32"):
+        merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "out", dtype="float8")
+    assert not (tmp_path / "out").exists()

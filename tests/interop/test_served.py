@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ def test_a_rank_and_an_error_that_do_not_go_together(base: Path, tmp_path: Path)
     [
         ({"rank": 0}, "rank is 0; it must be a whole number of at least 1"),
         ({"rank": 2.5}, "rank is 2.5"),
+        ({"rank": 17}, "rank is 17; it must be between 1 and 16, the rank of the adapter's largest module"),
         ({"energy": 0.0}, "energy is 0.0; it must be above 0 and at most 1"),
         ({"energy": 1.5}, "energy is 1.5"),
         ({"energy": 0.9, "rank": 2}, "None when rank is given"),
@@ -318,15 +320,15 @@ def test_logits_are_compared(name: str, base: Path, tmp_path: Path) -> None:
 
 def test_a_comparison_finds_a_wrong_export(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors written at twice their scale; nothing is left of such an export."""
-    from tapertune.interop import lora
+    from tapertune.interop.formats import FORMATS
 
-    def twice(folder: Path, *rest: Any) -> None:
-        write(folder, *rest)
+    def twice(folder: Path, contents: Any) -> None:
+        plain.write(folder, contents)
         path = folder / "adapter_model.safetensors"
         save_file({k: 2 * t if "lora_B" in k else t for k, t in load_file(path).items()}, path)
 
-    write = lora._write
-    monkeypatch.setattr(lora, "_write", twice)
+    plain = FORMATS["lora"]
+    monkeypatch.setitem(FORMATS, "lora", replace(plain, write=twice))
     adapted("aflora", base).save_pretrained(tmp_path / "adapter")
     with pytest.raises(TapertuneError, match="gives other logits than the adapter"):
         export_lora(tmp_path / "adapter", tmp_path / "out", check=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .comparison import Comparison
     from .description import describe_adapter
+    from .exporting import export
     from .exports import ExportReport, ModuleExport
     from .importers import FORMATS, ImportReport, import_adapter
     from .lora import export_lora, export_model_lora
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "comparison": ("Comparison",),
     "description": ("describe_adapter",),
+    "exporting": ("export",),
     "exports": ("ExportReport", "ModuleExport"),
     "importers": ("FORMATS", "ImportReport", "import_adapter"),
     "lora": ("export_lora", "export_model_lora"),
@@ -33,6 +35,7 @@ __all__ = [
     "MergeReport",
     "ModuleExport",
     "describe_adapter",
+    "export",
     "export_lora",
     "export_model_lora",
     "import_adapter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,42 @@ class Comparison:
     moved: float
     largest: float
 
-    def check(self, lossless: bool) -> None:
-        """Raises TapertuneError where an export that lost nothing gives other logits than the adapter."""
-        if lossless and not self.difference <= 1e-5 * self.largest + 1e-2 * self.moved:
+    def limit(self, lost: float, dtype: torch.dtype) -> float:
+        """The largest difference that the updates' errors and the weights' dtype explain.
+
+        Args:
+            lost: the largest relative error (Frobenius) of a module's update: a rank that was cut, or rounding.
+            dtype: of what was written.
+        """
+        return (1e-5 + torch.finfo(dtype).eps) * self.largest + (1e-2 + 4 * lost) * self.moved
+
+    def check(self, lost: float, largest: float | None = None, dtype: torch.dtype = torch.float32) -> None:
+        """Raises TapertuneError where the export's logits differ by more than ``largest``, by default ``limit``."""
+        allowed = self.limit(lost, dtype) if largest is None else largest
+        if not self.difference <= allowed:
             raise TapertuneError(
                 f"the export gives other logits than the adapter: they differ by up to {self.difference:.1e}, where"
-                f" the adapter moves them by {self.moved:.1e}; nothing was written"
+                f" {allowed:.1e} is allowed and the adapter moves them by {self.moved:.1e}; nothing was written"
             )
 
 
 def compare_logits(
-    adapter_dir: Path, export_dir: Path, base: str, adapter: SavedAdapter, model_class: Any
+    adapter_dir: Path,
+    base: str,
+    adapter: SavedAdapter,
+    model_class: Any,
+    load_export: Callable[[], Any],
+    dtype: torch.dtype = torch.float32,
 ) -> Comparison:
-    """Loads the base twice, the adapter into the one and the export into the other.
+    """Loads the base with the adapter in it, and what ``load_export`` gives, one after the other.
+
+    Args:
+        adapter_dir: the adapter's folder.
+        base: its base model, folder or name.
+        adapter: what the folder holds.
+        model_class: of transformers, that has the adapter's module paths.
+        load_export: gives the model to compare.
+        dtype: that the export's base has: the weights of the base are rounded to it first.
 
     Raises:
         TapertuneError: the base's weights cannot be read, or it takes inputs that are not known here.
@@ -53,13 +77,12 @@ def compare_logits(
         raise TapertuneError(
             f"logits cannot be compared: no class of transformers builds {base!r} with the adapter's module paths"
         )
-    labels = _label_count(adapter)
-    plain = _load(base, adapter, model_class, labels)
+    plain = load_base(base, adapter, model_class).to(dtype).float()
     inputs = _inputs(plain)
     alone = _logits(plain, inputs)
     expected = _logits(PeftModel.from_pretrained(plain, adapter_dir), inputs)
     del plain
-    exported = _logits(PeftModel.from_pretrained(_load(base, adapter, model_class, labels), export_dir), inputs)
+    exported = _logits(load_export(), inputs)
     return Comparison(
         difference=(exported - expected).abs().max().item(),
         moved=(expected - alone).abs().max().item(),
@@ -67,7 +90,13 @@ def compare_logits(
     )
 
 
-def _load(base: str, adapter: SavedAdapter, model_class: Any, labels: int | None) -> Any:
+def load_base(base: str, adapter: SavedAdapter, model_class: Any) -> Any:
+    """A model in float32, with as many classes as the head that was saved with the adapter has.
+
+    Raises:
+        TapertuneError: its files cannot be read.
+    """
+    labels = _label_count(adapter)
     # a head of another size than the base's comes with the adapter
     sizes = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import bad_value
 from .comparison import Comparison
+from .servers import find_server, vllm_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,9 @@ class ExportReport:
         notes: what a user should know, a line each.
         comparison: of logits, where it was asked for.
         out: the folder.
+        to: the format.
+        base: the model that the adapter is for, folder or name; None where it is not known.
+        commands: the lines that start the server that was named.
     """
 
     method: str
@@ -49,6 +54,9 @@ class ExportReport:
     notes: list[str]
     comparison: Comparison | None
     out: Path
+    to: str = "lora"
+    base: str | None = None
+    commands: tuple[str, ...] = ()
 
     @property
     def worst(self) -> float:
@@ -64,6 +72,19 @@ class ExportForm:
     max_error: float | None = None
     round_up: bool = False
     ragged: bool = False
+    server: str | None = None
+    max_difference: float | None = None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it says where updates are cut."""
+        return any(limit is not None for limit in (self.rank, self.energy, self.max_error))
+
+    def rounded(self, rank: int) -> int:
+        """The one rank that is written where modules need this one."""
+        rounding = find_server(self.server).round_rank if self.server else None
+        rank = rounding(rank) if rounding is not None else rank
+        return vllm_rank(rank) if self.round_up else rank
 
     def __post_init__(self) -> None:
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
@@ -72,7 +93,11 @@ class ExportForm:
             raise bad_value("energy", self.energy, "above 0 and at most 1")
         if self.max_error is not None and not 0 < self.max_error < 1:
             raise bad_value("max_error", self.max_error, "between 0 and 1")
+        if self.max_difference is not None and not 0 <= self.max_difference < math.inf:
+            raise bad_value("max_difference", self.max_difference, "a number of at least 0")
         if self.rank is not None and self.energy is not None:
             raise bad_value("energy", self.energy, "None when rank is given: either says where updates are cut")
+        if self.round_up and self.rank is not None:
+            vllm_rank(self.rank)
         if self.round_up and self.ragged:
             raise bad_value("round_up", True, "False for a ragged export, in which each module has its own rank")

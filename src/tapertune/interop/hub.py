@@ -10,7 +10,8 @@ from ..errors import TapertuneError, bad_value, shown
 from ..redaction import hide_in_text
 
 PUBLISHED = (
-    "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json",
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors", "*.gguf", "config.json",
+    "generation_config.json",
     "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "task.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "spm.model",
     "added_tokens.json", "chat_template.jinja",

@@ -1,100 +1,107 @@
-"""An adapter as a plain PEFT LoRA adapter, which needs no tapertune to load.
+"""An adapter as a plain LoRA adapter, which needs no tapertune to load: for PEFT, llama.cpp or mlx-lm.
 
-The scaling is folded into ``lora_B``, and ``lora_alpha`` equals the rank, so that the scaling is 1. All modules have
-one rank, and no module of a kind is missing: then PEFT and every server read the same. ``ragged`` writes the smallest
-ranks and nothing else.
+All modules have one rank, and no module of a kind is missing: then PEFT and every server read the same. ``ragged``
+writes the smallest ranks and nothing else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import TapertuneError, nearest
-from ..files import check_free, whole_folder, write_json, write_text
+from ..errors import TapertuneError
+from ..files import check_free, whole_folder, write_text
 from ..host import ChainLayer, adapted_parts
 from ..host.module_names import ROOT
 from .card import export_card
 from .checkpoint import base_input_widths
-from .comparison import compare_logits
-from .completion import complete, target_names, unfused
-from .exports import ExportForm, ExportReport, ModuleExport
-from .folder import CONFIG, WEIGHTS, read_foreign_json
-from .merged_config import TASK_FILE
+from .comparison import Comparison, compare_logits, load_base
+from .completion import unfused
+from .contents import Contents, contents_of
+from .exports import ExportForm, ExportReport
+from .formats import Format, find_format
+from .merging import write_base
 from .saved import SavedAdapter, check, read_adapter, read_config
-from .servers import RAGGED, saved_beside_note, vllm_rank
+from .servers import RAGGED, Served, check_format, check_limits, find_server, saved_beside_note
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
-from .truncation import Pair, cuts, in_float32, relative_error, spectrum_of_delta, spectrum_of_product
+from .side_files import copy_side_files
+from .trained_whole import without_copies
 
-_ROUNDING = 1e-6  # relative errors below are those of float32, not of a rank that was cut
-
-
-@dataclass
-class _Contents:
-    """What is to be written: float32 pairs by module, rows of the report, and whether an update lost something."""
-
-    base: str | None
-    pairs: dict[str, Pair] = field(default_factory=dict)
-    rows: list[ModuleExport] = field(default_factory=list)
-    zeros: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    cut: bool = False
-    task: Path | None = None  # what a run knows of its classes, which merges and predictions of the export ask for
+BASE = "base"
+"""The folder within an export that has a base of its own."""
 
 
 def export_lora(
     adapter_dir: str | Path,
     out_dir: str | Path,
     *,
+    to: str = "lora",
+    server: str | None = None,
     rank: int | None = None,
     energy: float | None = None,
     max_error: float | None = None,
     round_up: bool = False,
     ragged: bool = False,
+    with_base: bool = False,
     base: str | Path | None = None,
     check: bool = False,
+    max_difference: float | None = None,
 ) -> ExportReport:
-    """Writes a saved adapter as a plain PEFT LoRA adapter, from its files alone.
+    """Writes a saved adapter as a plain LoRA adapter, from its files alone.
 
     Exact up to float32 rounding for every method whose update is a product of factors, unless ``rank`` or ``energy``
     cuts it. An update under an elementwise map has no such form: there the singular value decomposition is cut at the
     smallest rank that meets ``max_error``, or as ``rank`` or ``energy`` says.
 
     All modules get one rank, the largest that is left: smaller ones are filled with zeros. Modules that are pruned,
-    or missing in a layer or in a group that servers fuse (query, key, value; gate, up), are written as zeros. The
-    base's config tells their widths; where it cannot be read, a note in the report says so.
+    or missing in a layer or in a group that servers fuse (query, key, value; gate, up), are written as zeros, where
+    the format is one for such servers. The base's config tells their widths; where it cannot be read, a note in the
+    report says so.
 
     Args:
         adapter_dir: the adapter.
         out_dir: a new folder; it appears only when everything is written.
+        to: the format: ``lora`` (PEFT's), ``gguf`` (llama.cpp's) or ``mlx`` (mlx-lm's).
+        server: whose limits the export has to keep; see ``servers.SERVERS``.
         rank: the one rank. Updates of a larger one are cut by their singular values.
         energy: the part of each update's squared Frobenius norm that is kept at least, up to 1.
         max_error: largest relative error (Frobenius) of a module's update; required of methods without a lossless form,
             unless rank or energy is given.
         round_up: take the next of vLLM's ranks (1, 8, 16, 32, 64, 128, 256, 320, 512).
         ragged: the smallest form: each module its own rank, and no module without an update. Some servers misread it.
+        with_base: put weights that were trained whole into a copy of the base, ``out_dir/base``, and not into the
+            adapter, which is for that base then.
         base: the base model, folder or name; default: the one that the adapter names.
         check: compare the logits of the base with the adapter to those of the base with the export, both loaded.
+        max_difference: the largest difference of a logit that ``check``, which it implies, lets pass; by default what
+            rounding and what was cut explain.
 
     Raises:
         TapertuneError: files that cannot be read, a value out of range, ``max_error`` missing or out of reach, nothing
-            to export, an adapter of which the base has no module, or logits that differ.
+            to export, an adapter of which the base has no module, one that the format or the server does not take, or
+            logits that differ.
     """
     adapter_dir, out_dir = Path(adapter_dir), Path(out_dir)
-    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged)
+    chosen = find_format(to)
+    if server is not None:
+        check_format(server, to)
+    form = ExportForm(
+        rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, server=server,
+        max_difference=max_difference,
+    )  # fmt: skip
     check_free(out_dir)
     config = read_config(adapter_dir)
     origin = base or config.base_model_name_or_path
-    adapter = read_adapter(adapter_dir, base_input_widths(origin) if origin else None)
-    shapes, note = _base_shapes(adapter, origin, required=base is not None or check)
-    contents = _Contents(str(origin) if origin else None, notes=[note] if note and not ragged else [])
-    contents.task = adapter_dir / TASK_FILE
-    return _export(adapter, out_dir, form, shapes, contents, adapter_dir if check else None)
+    adapter = without_copies(read_adapter(adapter_dir, base_input_widths(origin) if origin else None), origin)
+    compared = check or max_difference is not None
+    needed = compared or with_base or base is not None or server is not None or to != "lora"
+    shapes, note = _base_shapes(adapter, origin, required=needed)
+    contents = contents_of(adapter, form, shapes, str(origin) if origin else None, zeros=chosen.zeros)
+    if note and not ragged:
+        contents.notes.insert(0, note)
+    return _Export(contents, chosen, form, to, adapter_dir, with_base and bool(adapter.extras), compared).write(out_dir)
 
 
 def export_model_lora(
@@ -132,8 +139,8 @@ def export_model_lora(
     extras = {k.removeprefix(ROOT): t.detach().cpu() for k, t in state.items() if config.row.prefix not in k}
     adapter = SavedAdapter(config, modules, extras)
     check(adapter, "the model")
-    contents = _Contents(config.base_model_name_or_path or None)
-    return _export(adapter, Path(out_dir), form, shapes_of_model(model), contents, None)
+    contents = contents_of(adapter, form, shapes_of_model(model), config.base_model_name_or_path or None)
+    return _Export(contents, find_format("lora"), form, "lora", None, False, False).write(Path(out_dir))
 
 
 def _base_shapes(
@@ -155,175 +162,95 @@ def _base_shapes(
     return None, f"{note}: only the adapter's own modules are written{missing}; name the base model (--base)"
 
 
-def _export(
-    adapter: SavedAdapter,
-    out: Path,
-    form: ExportForm,
-    shapes: BaseShapes | None,
-    contents: _Contents,
-    compared: Path | None,
-) -> ExportReport:
-    linear = adapter.chain.linear
-    if not linear and form.max_error is form.rank is form.energy is None:
-        raise TapertuneError(
-            f"{adapter.config.method} has no lossless LoRA form: say how large a relative error of a module's update"
-            " may be (--max-error 0.01)"
-        )
-    if shapes is not None:
-        _check_modules(adapter, shapes, contents)
-    for module in adapter.modules:
-        _add(contents, adapter, module, form)
-    if not contents.pairs:
-        raise TapertuneError("the adapter's update is zero in every module: there is nothing to export")
-    if form.ragged:
-        contents.notes.append(RAGGED)
-    rank = None if form.ragged else _fill(contents, adapter, form, shapes)
-    if adapter.extras:
-        contents.notes.append(saved_beside_note(sorted(adapter.extras)))
-    config = _config(adapter, contents, rank, shapes)
-    with whole_folder(out) as folder:
-        _write(folder, adapter, contents, config)
-        lossless = linear and not contents.cut
-        comparison = None
-        if compared is not None and contents.base is not None and shapes is not None:
-            comparison = compare_logits(compared, folder, contents.base, adapter, shapes.model_class)
-            comparison.check(lossless)
-        report = ExportReport(
-            method=adapter.config.method,
-            lossless=lossless,
-            rank=rank,
+class _Export:
+    """One export.
+
+    Args:
+        contents: what to write.
+        format: how.
+        form: what was asked for.
+        to: the format's name.
+        adapter_dir: the adapter's folder; None for a model in memory.
+        with_base: whether the base is written, with the adapter's whole weights in it.
+        compared: whether logits are compared.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        format: Format,
+        form: ExportForm,
+        to: str,
+        adapter_dir: Path | None,
+        with_base: bool,
+        compared: bool,
+    ) -> None:
+        self.contents, self.format, self.form, self.to = contents, format, form, to
+        self.adapter_dir, self.with_base, self.compared = adapter_dir, with_base, compared
+        self.origin = contents.base
+
+    def write(self, out: Path) -> ExportReport:
+        contents = self.contents
+        if self.with_base:
+            contents.saved = {}
+            contents.base = str(out / BASE)
+        self.format.check(contents)
+        self._check_server()
+        if self.form.ragged and self.to == "lora":
+            contents.notes.append(RAGGED)
+        if contents.saved and self.form.server is None:
+            contents.notes.append(saved_beside_note(contents.saved))
+        with whole_folder(out) as folder:
+            self.format.write(folder, contents)
+            if self.with_base:
+                assert self.origin is not None and self.adapter_dir is not None, "the base was found"
+                contents.notes += write_base(self.origin, contents.adapter, self.adapter_dir, folder / BASE)
+            if self.adapter_dir is not None:
+                copy_side_files(self.adapter_dir, self.origin, folder, tokenizer=self.format.tokenizer)
+            report = self._report(out, self._compare(folder) if self.compared else None)
+            write_text(folder / "README.md", export_card(report))
+        return report
+
+    def _check_server(self) -> None:
+        name, contents = self.form.server, self.contents
+        if name is None:
+            return
+        assert contents.shapes is not None, "a server's limits need the base"
+        model_class = getattr(contents.shapes.model_class, "__name__", "a module within another")
+        check_limits(
+            name, self.to, rank=max(contents.ranks.values()), ragged=contents.rank is None, modules=contents.pairs,
+            saved=contents.saved, model=model_class,
+        )  # fmt: skip
+
+    def _compare(self, folder: Path) -> Comparison:
+        contents = self.contents
+        assert self.origin is not None and self.adapter_dir is not None and contents.shapes is not None
+        model_class = contents.shapes.model_class
+        base = str(folder / BASE) if self.with_base else self.origin
+
+        def load_export() -> Any:
+            return self.format.load(folder, contents, load_base(base, contents.adapter, model_class))
+
+        comparison = compare_logits(self.adapter_dir, self.origin, contents.adapter, model_class, load_export)
+        comparison.check(contents.lost, self.form.max_difference)
+        return comparison
+
+    def _report(self, out: Path, comparison: Comparison | None) -> ExportReport:
+        contents, name = self.contents, self.form.server
+        rank = max(contents.ranks.values())
+        served = Served(base=contents.base or "BASE", out=str(out), rank=rank)
+        return ExportReport(
+            method=contents.adapter.config.method,
+            lossless=contents.lossless,
+            rank=contents.rank,
             modules=contents.rows,
             zeros=contents.zeros,
             left_out=contents.left_out,
-            saved_beside=sorted(adapter.extras),
+            saved_beside=sorted(contents.saved),
             notes=contents.notes,
             comparison=comparison,
             out=out,
+            to=self.to,
+            base=contents.base,
+            commands=tuple(find_server(name).commands[self.to](served)) if name else (),
         )
-        write_text(folder / "README.md", export_card(report, contents.base, config))
-    return report
-
-
-def _check_modules(adapter: SavedAdapter, shapes: BaseShapes, contents: _Contents) -> None:
-    """Raises unless modules of the adapter fit into the base; notes those that do not."""
-    missing = [module for module in adapter.modules if module not in shapes.widths]
-    unlike = [m for m in adapter.modules if m in shapes.widths and adapter.widths(m) != shapes.widths[m]]
-    reasons = []
-    if missing:
-        guess = nearest(missing[0], shapes.widths)
-        reasons.append(f"it has no {missing[0]!r}" + (f"; the nearest is {guess!r}" if guess else ""))
-    if unlike:
-        ours, theirs = adapter.widths(unlike[0]), shapes.widths[unlike[0]]
-        reasons.append(f"its {unlike[0]!r} has shape {theirs}, the adapter is for {ours}")
-    count, base = len(missing) + len(unlike), contents.base or "the model"
-    if count == len(adapter.modules):
-        raise TapertuneError(f"none of the adapter's modules is in the base model {base}: {'; '.join(reasons)}")
-    if count:
-        contents.notes.append(f"{count} of the adapter's modules are not in the base model {base}: {reasons[0]}")
-
-
-def _add(contents: _Contents, adapter: SavedAdapter, module: str, form: ExportForm) -> None:
-    exact, stored = _cut(adapter, module, form)
-    kept = stored[0].shape[0]
-    if not kept:
-        contents.left_out.append(module)
-        return
-    error = relative_error(stored, exact)
-    if form.max_error is not None and error > form.max_error:
-        reason = f"rank {kept}" if kept == form.rank or form.energy is not None else "float32"
-        raise TapertuneError(
-            f"{module}: {reason} cannot hold the update to a relative error of {form.max_error:g}, only of {error:.1e}"
-        )
-    before = _rank(adapter, module) if adapter.chain.linear else None
-    contents.cut = contents.cut or (kept < exact[0].shape[0] and error > _ROUNDING)
-    contents.pairs[module] = stored
-    contents.rows.append(ModuleExport(module=module, rank_before=before, rank=kept, error=error))
-
-
-def _cut(adapter: SavedAdapter, module: str, form: ExportForm) -> tuple[Pair, Pair]:
-    """The module's update in float64, and what is stored of it."""
-    linear = adapter.chain.linear
-    if linear:
-        exact = adapter.low_rank(module)
-        own = exact[0].shape[0]
-        if not own or (form.energy is None and (form.rank is None or own <= form.rank)):
-            return exact, in_float32(exact)
-        spectrum = spectrum_of_product(exact)
-    else:
-        spectrum = spectrum_of_delta(adapter.delta_rows(module, 0, adapter.widths(module)[0], torch.float64))
-        exact = spectrum.keep(len(spectrum.s))
-    if not len(spectrum.s):
-        return exact, in_float32(exact)
-    if form.energy is not None:
-        return exact, in_float32(spectrum.keep(spectrum.rank_for((1 - form.energy) ** 0.5)))
-    stored = in_float32(spectrum.keep(form.rank or len(spectrum.s)))
-    if not linear and form.max_error is not None:
-        fitting = (pair for pair in cuts(spectrum, form.max_error) if relative_error(pair, exact) <= form.max_error)
-        smallest = next(fitting, stored)
-        stored = min(smallest, stored, key=lambda pair: pair[0].shape[0])
-    return exact, stored
-
-
-def _rank(adapter: SavedAdapter, module: str) -> int:
-    symbol = adapter.config.row.rank
-    factor = next(f for f in adapter.chain if symbol in f.symbols)
-    return adapter.modules[module][factor.name].shape[factor.symbols.index(symbol)]
-
-
-def _fill(contents: _Contents, adapter: SavedAdapter, form: ExportForm, shapes: BaseShapes | None) -> int:
-    """Gives all modules one rank, and adds those that a server asks for; returns the rank."""
-    rank = form.rank or max(row.rank for row in contents.rows)
-    rank = vllm_rank(rank) if form.round_up else rank
-    widths = {module: adapter.widths(module) for module in adapter.modules}
-    widths = complete(widths, shapes) if shapes is not None else widths
-    contents.zeros = sorted(set(widths) - set(contents.pairs))
-    for module, (d_out, d_in) in widths.items():
-        down, up = torch.zeros(rank, d_in), torch.zeros(d_out, rank)
-        if module in contents.pairs:
-            kept = contents.pairs[module][0].shape[0]
-            down[:kept], up[:, :kept] = contents.pairs[module]
-        contents.pairs[module] = down, up
-    return rank
-
-
-def _write(folder: Path, adapter: SavedAdapter, contents: _Contents, config: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    state: dict[str, Tensor] = {ROOT + name: tensor.clone().contiguous() for name, tensor in adapter.extras.items()}
-    for module, (down, up) in contents.pairs.items():
-        state[f"{ROOT}{module}.lora_A.weight"] = down.contiguous()
-        state[f"{ROOT}{module}.lora_B.weight"] = up.contiguous()
-    save_file(state, folder / WEIGHTS, {"format": "pt"})
-    write_json(folder / CONFIG, config)
-    if contents.task is not None and contents.task.is_file():
-        write_json(folder / TASK_FILE, dict(read_foreign_json(contents.task)))
-
-
-def _config(adapter: SavedAdapter, contents: _Contents, rank: int | None, shapes: BaseShapes | None) -> dict[str, Any]:
-    """The fields that every version of PEFT's LoRA knows, and the version that wrote them, which later ones ask for."""
-    import peft
-
-    config = adapter.config
-    ranks = {module: down.shape[0] for module, (down, _) in contents.pairs.items()}
-    # PEFT takes the first pattern that a module's path ends with: the longer of two must come first, and each have one
-    ordered = sorted(ranks, key=lambda module: (-len(module), module))
-    pattern = {module: ranks[module] for module in ordered} if len(set(ranks.values())) > 1 else {}
-    return {
-        "peft_type": "LORA",
-        "peft_version": peft.__version__,
-        "task_type": getattr(config.task_type, "value", config.task_type),
-        "base_model_name_or_path": config.base_model_name_or_path or contents.base,
-        "revision": config.revision,
-        "inference_mode": True,
-        "r": max(ranks.values()),
-        "lora_alpha": max(ranks.values()),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": shapes is not None and shapes.transposed,
-        "target_modules": sorted(ranks) if rank is None else target_names(ranks, shapes),
-        "modules_to_save": config.modules_to_save if adapter.extras else None,
-        "rank_pattern": pattern,
-        "alpha_pattern": dict(pattern),
-        "init_lora_weights": True,
-        "use_rslora": False,
-    }

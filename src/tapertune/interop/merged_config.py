@@ -8,9 +8,7 @@ from typing import Any
 from .folder import read_foreign_json
 from .placement import Job
 from .saved import SavedAdapter
-
-TASK_FILE = "task.json"
-"""Beside an adapter that a run has written: what training found out of its task, among it ``labels``."""
+from .side_files import TASK_FILE
 
 _PROBLEMS = ("single_label_classification", "multi_label_classification")
 

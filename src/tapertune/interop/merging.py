@@ -1,45 +1,42 @@
-"""Full weights from a base model and an adapter, written shard by shard.
-
-One tensor is in memory at a time, and of an adapted one a few rows more, so a model is merged on a machine that could
-not load it.
-"""
+"""Full weights from a base model and an adapter: what is asked for, checked, written and said."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..errors import TapertuneError
-from ..files import check_free, whole_folder, write_json
-from .checkpoint import (
-    FLOATS,
-    INDEX,
-    Checkpoint,
-    Entry,
-    base_input_widths,
-    new_entry,
-    open_checkpoint,
-    renamed,
-    write_shard,
-    write_tensor,
-)
-from .folder import check_inside
+from ..errors import TapertuneError, unknown
+from ..files import check_free, whole_folder, write_text
+from .card import merge_card
+from .checkpoint import FLOATS, Checkpoint, base_input_widths, open_checkpoint
+from .comparison import Comparison, compare_logits, load_base
+from .contents import cut_adapter
+from .exports import ExportForm
 from .merged_config import describe
+from .merged_weights import write_weights
 from .placement import Job, place
 from .saved import SavedAdapter, read_adapter
+from .servers import GENERATING, find_server
+from .shapes import shapes_of_base
+from .side_files import copy_side_files
 
-_WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf"}
-_BLOCK = 1 << 18  # elements of an update that are in memory at once
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
-    """What a merge wrote. ``rounding`` is the largest relative part of an update lost to the weights' dtype."""
+    """What a merge wrote.
+
+    Attributes:
+        rounding: the largest relative part of a module's update that was lost to the weights' dtype.
+        lost: the same of all updates together (Frobenius).
+        dtype: of the merged weights, as transformers calls it.
+        comparison: of logits, where it was asked for.
+        commands: the lines that start the server that was named.
+    """
 
     method: str
     modules: list[str]
@@ -47,43 +44,161 @@ class MergeReport:
     added: list[str]
     shards: list[str]
     rounding: float
+    lost: float
+    dtype: str
     warnings: list[str]
     out: Path
+    base: str
+    comparison: Comparison | None = None
+    commands: tuple[str, ...] = ()
 
 
-def merge(base: str | Path, adapter_dir: str | Path, out: str | Path) -> MergeReport:
+def merge(
+    base: str | Path,
+    adapter_dir: str | Path,
+    out: str | Path,
+    *,
+    dtype: str | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+    check: bool = False,
+    max_difference: float | None = None,
+    server: str | None = None,
+    commands: tuple[str, ...] = (),
+) -> MergeReport:
     """Writes the base model's weights with the adapter's update added, in the base's dtype, files and index.
 
     Updates are computed and added in float32 (float64 for float64 weights). Modules saved beside the adapter take the
-    place of the base's or are added. Other files of the base's folder (config, tokenizer) are copied.
+    place of the base's or are added. Other files of the base's folder (config, tokenizer) are copied; the adapter's
+    tokenizer and ``task.json`` take their place.
 
     Args:
         base: a folder with safetensors weights, or a model's name on the Hub.
         adapter_dir: one of tapertune's adapters.
         out: a new folder; it appears only when everything is written.
+        dtype: of the floating-point weights: float32, float16 or bfloat16; default: each as the base has it.
+        rank: cut each update to this rank first; ``energy`` and ``max_error`` as for ``export_lora``.
+        energy: see ``rank``.
+        max_error: see ``rank``.
+        check: compare the logits of the base with the adapter to those of the merged model, both loaded.
+        max_difference: the largest difference of a logit that ``check``, which it implies, lets pass.
+        server: that is to serve it.
+        commands: for the report and the card.
 
     Raises:
-        TapertuneError: a quantised base, a module without a weight, shapes that differ, files that cannot be read.
+        TapertuneError: a quantised base, a module without a weight, shapes that differ, files that cannot be read, a
+            model that the server does not serve, logits that differ.
     """
-    adapter_dir, out = Path(adapter_dir), Path(out)
+    adapter_dir, out, base = Path(adapter_dir), Path(out), str(base)
+    if dtype is not None and dtype not in _DTYPES:
+        raise unknown("dtype", dtype, _DTYPES)
+    form = ExportForm(rank=rank, energy=energy, max_error=max_error, max_difference=max_difference)
     check_free(out)
     checkpoint = open_checkpoint(base)
-    _refuse_quantised(checkpoint, str(base))
     adapter = read_adapter(adapter_dir, base_input_widths(checkpoint.folder))
-    job = place(checkpoint, adapter, str(base))
-    describe(job, adapter, adapter_dir)
+    merged = cut_adapter(adapter, form) if form.cuts else adapter
+    compared = check or max_difference is not None
+    model_class = _model_class(base, adapter, server) if compared or server is not None else None
     with whole_folder(out) as folder:
-        _write(checkpoint, adapter, job, folder)
-    return MergeReport(
-        method=adapter.config.method,
-        modules=list(adapter.modules),
-        replaced=job.replaced,
-        added=job.added,
-        shards=sorted(checkpoint.shards),
-        rounding=job.rounding,
-        warnings=job.warnings,
-        out=out,
-    )
+        job = _write_model(checkpoint, merged, adapter_dir, folder, base, dtype=dtype)
+        comparison = None
+        if compared:
+            written = FLOATS[_DTYPES[dtype]] if dtype is not None else torch.float32
+            comparison = compare_logits(
+                adapter_dir, base, adapter, model_class, lambda: load_base(str(folder), adapter, model_class), written
+            )
+            kind = FLOATS.get(_DTYPES.get(dtype or _dtype_of(job), ""), torch.float32)
+            comparison.check(job.rounding + _cut_away(adapter, merged), max_difference, kind)
+        report = MergeReport(
+            method=adapter.config.method,
+            modules=list(merged.modules),
+            replaced=job.replaced,
+            added=job.added,
+            shards=sorted(checkpoint.shards),
+            rounding=job.rounding,
+            lost=job.lost,
+            dtype=dtype or _dtype_of(job),
+            warnings=job.warnings,
+            out=out,
+            base=base,
+            comparison=comparison,
+            commands=commands,
+        )
+        write_text(folder / "README.md", merge_card(report))
+    return report
+
+
+def write_base(base: str, adapter: SavedAdapter, adapter_dir: Path, folder: Path) -> list[str]:
+    """Writes the base model with the weights that were saved whole in it, and no update; returns what a user should
+    know.
+
+    Args:
+        base: a folder, or a model's name on the Hub.
+        adapter: whose weights those are.
+        adapter_dir: its folder.
+        folder: a new one.
+
+    Raises:
+        TapertuneError: as ``merge``.
+    """
+    folder.mkdir()
+    return _write_model(open_checkpoint(base), adapter, adapter_dir, folder, base, updates=False).warnings
+
+
+def _write_model(
+    checkpoint: Checkpoint,
+    adapter: SavedAdapter,
+    adapter_dir: Path,
+    folder: Path,
+    base: str,
+    *,
+    dtype: str | None = None,
+    updates: bool = True,
+) -> Job:
+    _refuse_quantised(checkpoint, base)
+    job = place(checkpoint, adapter, base, updates=updates)
+    describe(job, adapter, adapter_dir)
+    if dtype is not None:
+        job.config["torch_dtype" if "torch_dtype" in job.config else "dtype"] = dtype
+    write_weights(checkpoint, adapter, job, folder, None if dtype is None else _DTYPES[dtype])
+    copy_side_files(adapter_dir, None, folder)
+    return job
+
+
+def _model_class(base: str, adapter: SavedAdapter, server: str | None) -> Any:
+    """The class that has the adapter's modules.
+
+    Raises:
+        TapertuneError: the server does not serve such models.
+    """
+    config = adapter.config
+    found = shapes_of_base(base, adapter.modules, config.task_type, config.revision).model_class
+    name = getattr(found, "__name__", "a module within another")
+    if server is not None and find_server(server).generates and name not in GENERATING:
+        raise TapertuneError(f"{server} serves models that generate text, and this is {name}'s")
+    return found
+
+
+def _cut_away(adapter: SavedAdapter, merged: SavedAdapter) -> float:
+    """The largest relative error (Frobenius) of a module's update that was cut."""
+    if merged is adapter:
+        return 0.0
+    pairs = {module: merged.low_rank(module) for module in merged.modules}
+    errors = []
+    for module in adapter.modules:
+        exact = adapter.delta_rows(module, 0, adapter.widths(module)[0], torch.float64)
+        left = exact - pairs[module][1] @ pairs[module][0] if module in pairs else exact
+        errors.append((left.norm() / exact.norm()).item() if exact.any() else 0.0)
+    return max(errors)
+
+
+def _dtype_of(job: Job) -> str:
+    """That of the weights which were merged, else the base's first."""
+    names = {kind: name for name, kind in _DTYPES.items()}
+    merged = [job.entries[name].dtype for name, value in job.values.items() if value.module and name in job.entries]
+    kind = next(iter([*merged, *(entry.dtype for entry in job.entries.values())]), "F32")
+    return names.get(kind, kind)
 
 
 def _refuse_quantised(checkpoint: Checkpoint, base: str) -> None:
@@ -91,80 +206,3 @@ def _refuse_quantised(checkpoint: Checkpoint, base: str) -> None:
     if quantisation is not None:
         kind = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
         raise TapertuneError(f"{base} is quantised ({kind}): merge into the weights it was quantised from")
-
-
-def _write(checkpoint: Checkpoint, adapter: SavedAdapter, job: Job, folder: Path) -> None:
-    dtype = next((FLOATS[job.entries[n].dtype] for n, v in job.values.items() if v.module and n in job.entries), None)
-    writer = _Writer(adapter, job, dtype or torch.float32)
-    last = sorted(checkpoint.shards)[-1]
-    weight_map, total = {}, 0
-    for shard, entries in checkpoint.shards.items():
-        listed = [renamed(entry, job.prefix + entry.name) for entry in entries]
-        listed += [writer.added(name) for name in job.added if shard == last]
-        write_shard(folder / shard, listed, checkpoint.metadata[shard], writer)
-        weight_map |= {entry.name: shard for entry in listed}
-        total += sum(entry.size for entry in listed)
-    if checkpoint.sharded:
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
-    for path in _side_files(checkpoint.folder):
-        shutil.copyfile(path, folder / path.name)
-    if job.config != checkpoint.config:
-        write_json(folder / "config.json", job.config, allow_nan=True)  # some models have infinite settings
-
-
-def _side_files(folder: Path) -> list[Path]:
-    """Config, tokenizer and the like: regular files of the folder. A link out of it is refused, not copied."""
-    named = [p for p in folder.iterdir() if p.suffix not in _WEIGHT_FILES and not p.name.endswith(".index.json")]
-    found = [path for path in named if path.is_file() or (path.is_symlink() and not path.is_dir())]
-    for path in found:
-        check_inside(path)
-    return found
-
-
-class _Writer:
-    """Writes the bytes of a merged model's tensors; ``dtype`` is what tensors get that the base lacks."""
-
-    def __init__(self, adapter: SavedAdapter, job: Job, dtype: torch.dtype) -> None:
-        self.adapter, self.job, self.dtype = adapter, job, dtype
-
-    def added(self, name: str) -> Entry:
-        start = self.job.values[name].start
-        return renamed(start, name) if isinstance(start, Entry) else new_entry(name, start.to(self.dtype))
-
-    def __call__(self, entry: Entry, out: BinaryIO) -> None:
-        job, name = self.job, entry.name.removeprefix(self.job.prefix)
-        value = job.values.get(name) or job.values.get(entry.name)
-        if value is None:
-            entry.copy_to(out)
-        elif value.module is not None:
-            kind = FLOATS[entry.dtype]
-            weight = value.start.read() if isinstance(value.start, Entry) else value.start.to(kind, copy=True)
-            job.rounding = max(job.rounding, add_update(weight, self.adapter, value.module, value.transposed))
-            write_tensor(weight, out)
-        elif isinstance(value.start, Entry):
-            value.start.copy_to(out)
-        else:
-            write_tensor(value.start.to(FLOATS[entry.dtype]), out)
-
-
-@torch.no_grad()
-def add_update(weight: Tensor, adapter: SavedAdapter, module: str, transposed: bool) -> float:
-    """Adds a module's update to its weight, in place, some rows at a time.
-
-    Returns:
-        the part of the update that the weight's dtype could not take, relative to the update (Frobenius).
-    """
-    target = weight.T if transposed else weight
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    pair = [t.to(wide) for t in adapter.low_rank(module)] if adapter.chain.linear else None
-    d_out, d_in = target.shape
-    step = max(1, _BLOCK // d_in)
-    lost = size = 0.0
-    for start in range(0, d_out, step):
-        rows = slice(start, min(start + step, d_out))
-        delta = pair[1][rows] @ pair[0] if pair else adapter.delta_rows(module, start, rows.stop, wide)
-        exact = target[rows].to(wide) + delta
-        target[rows] = exact.to(weight.dtype)
-        lost += (target[rows].to(wide) - exact).square().sum().item()
-        size += delta.square().sum().item()
-    return (lost / size) ** 0.5 if size else 0.0

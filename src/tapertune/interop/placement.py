@@ -55,6 +55,8 @@ class Job:
         partial: whether the adapter is of a part of the checkpoint's model alone, as of an encoder without its head.
         architecture: the class of the merged model, where transformers has it.
         config: the merged model's.
+        warnings: what a user should know, a line each.
+        rounding: the largest part of a module's update that was lost to its weight's dtype (Frobenius).
     """
 
     values: dict[str, Value] = field(default_factory=dict)
@@ -65,6 +67,18 @@ class Job:
     config: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     rounding: float = 0.0
+    _squares: tuple[float, float] = (0.0, 0.0)
+
+    def add_rounding(self, lost: float, size: float) -> None:
+        """Notes the squared norms of what a module's update lost to its weight's dtype, and of the update."""
+        self.rounding = max(self.rounding, (lost / size) ** 0.5 if size else 0.0)
+        self._squares = self._squares[0] + lost, self._squares[1] + size
+
+    @property
+    def lost(self) -> float:
+        """The part of all updates together that was lost to the weights' dtype (Frobenius)."""
+        lost, size = self._squares
+        return (lost / size) ** 0.5 if size else 0.0
 
     @property
     def added(self) -> list[str]:
@@ -76,8 +90,14 @@ class Job:
         return sorted(name for name in whole if name in self.entries)
 
 
-def place(checkpoint: Checkpoint, adapter: SavedAdapter, base: str) -> Job:
+def place(checkpoint: Checkpoint, adapter: SavedAdapter, base: str, *, updates: bool = True) -> Job:
     """
+    Args:
+        checkpoint: the base.
+        adapter: whose updates and whole weights are placed.
+        base: the base's name, for messages.
+        updates: whether modules get their updates; without, whole weights alone are placed.
+
     Raises:
         TapertuneError: a module without a weight, shapes that differ, a quantised weight, weights of which nobody can
             say whether they are tied.
@@ -89,7 +109,9 @@ def place(checkpoint: Checkpoint, adapter: SavedAdapter, base: str) -> Job:
     job.partial = bool(names.add)
     placing = _Placing(job, adapter, names, ties, base)
     placing.extras()
-    placing.updates(_conv1d(checkpoint, adapter, placing))
+    transposed = _conv1d(checkpoint, adapter, placing)
+    if updates:
+        placing.updates(transposed)
     placing.ties_ended()
     if job.added and names.strip and not names.add:
         # a checkpoint of the bare encoder is read with its prefix left out; with a head beside it, it needs the prefix

@@ -37,12 +37,14 @@ class BaseShapes:
         names: the paths of all its modules.
         transposed: whether it has Conv1D layers (GPT-2), whose weights are (d_in, d_out).
         model_class: the class of transformers that has these paths; None for a model in memory or within another.
+        config: the model's, of transformers; None for a model that has none.
     """
 
     widths: dict[str, tuple[int, int]]
     names: frozenset[str]
     transposed: bool
     model_class: Any = None
+    config: Any = None
 
 
 class BaseUnknown(TapertuneError):
@@ -107,6 +109,7 @@ def _within(shapes: BaseShapes, modules: list[str], base: str) -> BaseShapes:
         widths={renamed(name): widths for name, widths in inside.items()},
         names=frozenset(renamed(name) for name in shapes.names if name.startswith(change.add)),
         transposed=shapes.transposed,
+        config=shapes.config,
     )
 
 
@@ -158,4 +161,10 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
             if d_in is not None and d_out is not None:
                 widths[name] = (d_out, d_in)
                 transposed = transposed or type(layer).__name__ == "Conv1D"
-    return BaseShapes(widths=widths, names=frozenset(names), transposed=transposed, model_class=model_class)
+    return BaseShapes(
+        widths=widths,
+        names=frozenset(names),
+        transposed=transposed,
+        model_class=model_class,
+        config=getattr(inner, "config", None),
+    )
