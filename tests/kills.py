@@ -164,12 +164,14 @@ class _Counter:
 
     def _halved(self, write: Callable[..., Any], place: int) -> Callable[..., Any]:
         def halved(*arguments: Any, **keywords: Any) -> Any:
-            path = arguments[place]
+            path = os.fspath(arguments[place]) if isinstance(arguments[place], str | os.PathLike) else ""
             if not self._is_it(path):
                 return write(*arguments, **keywords)
             if self._place is not None and self._place.act is kill:
                 self._armed = False
                 write(*arguments, **keywords)
+                if path.endswith(".safetensors") and self._place.number % 2:  # it lets files appear whole
+                    path = shutil.move(path, os.path.join(os.path.dirname(path), ".tmpHalf00"))
                 os.truncate(path, os.path.getsize(path) // 2)
             self._act()
             return write(*arguments, **keywords)

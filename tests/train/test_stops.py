@@ -22,7 +22,7 @@ from tapertune.events import read_events
 from tapertune.integrations.manifest import MANIFEST
 from tapertune.runfile.record import FILE, read_record, write_end
 from tapertune.runfile.settings import check_settings
-from tapertune.train.lock import locked
+from tapertune.lock import locked
 from tapertune.train.progress import Display
 from tapertune.train.replaced import put_back, recover, set_aside
 from tapertune.train.run_folder import ASIDE, LOCK, MARK, MOVING, checkpoints, whole_checkpoints
@@ -297,7 +297,7 @@ def test_a_folder_in_use_names_its_owner(copied: Any) -> None:
 
 def test_the_lock_dies_with_its_owner(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tapertune.train.lock import locked\n"
+        "import sys, time; from pathlib import Path; from tapertune.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('here', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,15 @@ def check_training(training: dict[str, Any], settings: Callable[[], list[str]] |
     if training.get("num_train_epochs", 1) <= 0:
         raise bad_value("training.num_train_epochs", training["num_train_epochs"], "more than 0")
     return training
+
+
+def in_json(name: str, value: Any) -> Any:
+    """A field's value as ``run.json`` can hold it: the largest number for one that may be infinite, which JSON is not.
+
+    >>> in_json("max_grad_norm", math.inf) < math.inf
+    True
+    """
+    return sys.float_info.max if name in _ENDLESS and value == math.inf else value
 
 
 @functools.cache
