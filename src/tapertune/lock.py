@@ -1,5 +1,5 @@
-"""One run at a time in a folder: a lock that says who has it, and that ends with its process, however that ends. Standard
-library only."""
+"""One run at a time in a folder: a lock that says who has it, and that ends with its process, however that ends.
+Standard library only."""
 
 from __future__ import annotations
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from entrances import USUAL, under_trainer
+from entrances import USUAL, adapted, trainer_of, under_trainer
 from test_lock import held_by_another, tried_by_another
 from transformers import TrainerCallback
 
 import tapertune
-from entrances import adapted, trainer_of
 from tapertune.errors import TapertuneError
 from tapertune.integrations import whole_checkpoint
 from tapertune.lock import LOCK

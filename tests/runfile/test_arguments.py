@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -70,3 +71,14 @@ def test_rates_in_python(rate: float) -> None:
         tapertune.attach(model, optimizer, total_steps=10)
     optimizer.param_groups[0]["lr"] = 0.0  # as a schedule may begin
     tapertune.attach(model, optimizer, total_steps=10)
+
+
+def test_an_endless_number_is_resumed_from_a_record() -> None:
+    """``run.json`` holds the settings, and JSON no infinity."""
+    from tapertune.runfile.settings import check_settings
+
+    raw = {"model": "minilm", "task": {"name": "sst2", "data": "sample"}, "method": "lora"}
+    settings = check_settings({**raw, "training": {"max_grad_norm": math.inf}}).resolved()
+    kept = json.loads(json.dumps(settings, allow_nan=False))
+    assert kept["training"]["max_grad_norm"] > 1e300
+    assert check_settings(kept).resolved() == settings

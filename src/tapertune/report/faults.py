@@ -15,8 +15,7 @@ _BLOCK: _Check = lambda value: isinstance(value, Mapping), "an object"
 _FIELDS: dict[str, _Check] = {
     **dict.fromkeys(("name", "status", "method", "model", "task"), _TEXT),
     **dict.fromkeys(("settings", "versions", "hardware", "git", "time", "memory", "parameters"), _BLOCK),
-    "seed": (is_count, "a whole number"),
-    "steps": (is_count, "a whole number"),
+    **dict.fromkeys(("seed", "steps", "adapter_bytes", "skipped_steps"), (is_count, "a whole number")),
 }
 _NUMBERS = ("time", "memory", "parameters")  # objects of numbers
 

@@ -88,7 +88,7 @@ def check_training(training: dict[str, Any], settings: Callable[[], list[str]] |
             _check_learning_rate(value)
             continue
         hint, adapter = checks[key]
-        if key in _ENDLESS and value == math.inf:
+        if key in _ENDLESS and value in (math.inf, sys.float_info.max):
             continue
         try:
             adapter.validate_python(value, strict=True)
