@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..host import adapter_parameters, find_config
 from ..methods.rates import MOST
 from .wrappers import find_wrappers
 
+_log = logging.getLogger("tapertune")
 # whose wrappers of an optimizer hold it as ``optimizer``
 _LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
 
@@ -52,7 +54,7 @@ def attach(
 
     Raises:
         TapertuneError: no such adapter, a plan that does not fit it or the run, an optimizer that does not step on the
-            adapter, or a learning rate that is not finite, or 100 and more.
+            adapter, or a learning rate that is not finite, 100 and more, or 0 with a schedule.
     """
     controller = build_controller(
         model,
@@ -122,12 +124,17 @@ def bare_optimizer(optimizer: Any) -> Any:
 
 
 def _check_rates(optimizer: Any) -> None:
-    """Raises TapertuneError for a learning rate that can be none: not finite, or ``MOST`` and more. A schedule's start
-    may be 0."""
-    for group in getattr(optimizer, "param_groups", ()):
-        rate = group.get("initial_lr", group.get("lr"))
-        if rate is not None and not float(rate) < MOST:
-            raise bad_value("lr of the optimizer", float(rate), f"a number below {MOST}")
+    """Raises TapertuneError for a learning rate that can be none: not finite, or ``MOST`` and more; or 0 wherever it is
+    multiplied by a schedule, whose own start may be 0."""
+    groups = [group for group in getattr(optimizer, "param_groups", ()) if group.get("lr") is not None]
+    rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    for rate in rates:
+        if not rate < MOST:
+            raise bad_value("lr of the optimizer", rate, f"a number below {MOST}")
+    if rates and not any(rates):
+        if all("initial_lr" in group for group in groups):
+            raise bad_value("lr of the optimizer", 0.0, "above 0: at 0, nothing trains")
+        _log.warning("lr of the optimizer is 0.0: until it is raised, nothing trains")
 
 
 def _world_size() -> int:

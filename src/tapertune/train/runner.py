@@ -304,7 +304,7 @@ class _Training:
         skipped = self.checkpointing.costs.skipped_steps if summary is None else summary["skipped"]
         if skipped:
             record = record.model_copy(update={"skipped_steps": skipped})
-            left_out = [f"{skipped} steps were left out: their gradients were not finite"]
+            left_out = [f"steps left out, as their gradients were not finite: {skipped}"]
             _tell(_noted(left_out) if distributed.is_first() else [])
         if skipped and skipped >= self.trainer.state.global_step:
             raise ArithmeticError("training diverged: no step had finite gradients; learn more slowly")
