@@ -227,7 +227,7 @@ def _signal(number: int) -> Callable[[Path], Callable[[], None]]:
 
 
 def _no_room(folder: Path) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
 
 
 FAULTS: dict[str, Callable[[Way, Tried, argparse.Namespace], None]] = {
