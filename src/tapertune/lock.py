@@ -20,7 +20,8 @@ try:
 except ImportError:  # pragma: no cover - no such locks on this system: then there is none
     fcntl = None
 
-LOCK = ".tapertune.lock"
+LOCK = "_tapertune.lock"  # Trainer leaves what begins so out of what it pushes to the hub
+FORMER = ".tapertune.lock"  # of earlier versions
 
 _mine: dict[str, int] = {}
 """Open lock files of this process, by the real paths of their folders."""

@@ -13,7 +13,7 @@ from ..errors import TapertuneError
 from ..files import drop_temporaries, is_temporary, read_json_object, usual_permissions
 from ..integrations.manifest import MANIFEST, Fault, checkpoints, find_fault, listed, resume_point
 from ..integrations.same_run import SPLIT
-from ..lock import LOCK
+from ..lock import FORMER, LOCK
 from ..redaction import is_secret
 from ..runfile.arguments import AUTO
 from ..runfile.record import FILE, read_record
@@ -33,7 +33,7 @@ _OURS = {
     "special_tokens_map.json", "vocab.txt", "added_tokens.json", "spm.model", "merges.txt", "vocab.json",
 }  # fmt: skip
 # what a run may leave behind that was killed before it could write its record
-_LEFTOVERS = {LOCK, ASIDE, MOVING, SAVING, EVENTS}
+_LEFTOVERS = {LOCK, FORMER, ASIDE, MOVING, SAVING, EVENTS}
 
 
 def check_new(folder: Path, *, overwrite: bool) -> None:
