@@ -1,7 +1,7 @@
 """A step's and the demo's time beside busy programs, with threads that wait as OpenMP has them wait, and for a moment.
 
     python benchmarks/busy.py [--busy 2] [--passes 3]
-    python benchmarks/busy.py [--busy 2] --demo 60
+    python benchmarks/busy.py [--busy 2] --demo 60 [--only "1 thread"]
 
 By default forward and backward passes of a model of MiniLM's size are timed, 16 rows of 64 tokens; with --demo the two
 runs of ``tapertune demo``, so many steps each. Each way runs in turn, beside so many endless loops.
@@ -65,10 +65,12 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=2)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--demo", type=int, metavar="STEPS")
+    parser.add_argument("--only", default="", help="a part of the names of the ways to run")
     options = parser.parse_args()
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
     try:
-        for name, way in (WAYS if options.demo is None else WAYS | CHOOSES).items():
+        ways = WAYS if options.demo is None else WAYS | CHOOSES
+        for name, way in ((name, way) for name, way in ways.items() if options.only in name):
             timed = passes(options.passes, way) if options.demo is None else demo(options.demo, way)
             print(f"{name}: {timed}", flush=True)
     finally:

@@ -227,7 +227,7 @@ def _signal(number: int) -> Callable[[Path], Callable[[], None]]:
 
 
 def _no_room(folder: Path) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
 
 
 FAULTS: dict[str, Callable[[Way, Tried, argparse.Namespace], None]] = {
@@ -282,7 +282,8 @@ def run_all(options: argparse.Namespace) -> None:
             for way in ways(folder, options.methods.split(",")):
                 key = (fault, way.entrance, way.method)
                 in_loop = way.entrance == "plain loop" and fault.startswith(_NOT_SEEN_IN_A_LOOP)
-                if in_loop or any((r["fault"], r["entrance"], r["method"]) == key for r in _records()):
+                drawn = {r["seed"] for r in _records() if (r["fault"], r["entrance"], r["method"]) == key}
+                if in_loop or (options.seed in drawn if act is kills else drawn):
                     continue
                 tried = Tried(*key)
                 way.clear()
@@ -302,7 +303,8 @@ def page() -> None:
             if not mine:
                 continue
             outcomes: Counter[str] = sum((Counter(r["outcomes"]) for r in mine), Counter())
-            who = entrance if entrance in PEFT else f"tapertune, {entrance} ({len(mine)} methods)"
+            methods = len({r["method"] for r in mine})
+            who = entrance if entrance in PEFT else f"tapertune, {entrance} ({methods} methods)"
             came = ", ".join(f"{text} {count}" for text, count in outcomes.most_common())
             said = next((line for r in mine for line in r["says"]), "")
             shown = f"`{said[:150].strip().replace('|', '/')}`" if said else ""
@@ -317,7 +319,7 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="try what is not recorded yet")
     run.add_argument("--kills", type=int, default=40, help="for each method and entrance")
-    run.add_argument("--seed", type=int, default=1, help="of where and when to kill")
+    run.add_argument("--seed", type=int, default=1, help="of where and when to kill: another one adds to what is there")
     run.add_argument("--methods", default=",".join(METHODS), help="with commas between")
     run.add_argument("--only", default="", help="a part of a fault's name")
     run.add_argument("--skip", default="", help="a part of the name of faults to leave out")

@@ -16,7 +16,7 @@ from torch import nn
 import tapertune
 from tapertune.errors import TapertuneError
 from tapertune.events import EventLog
-from tapertune.files import is_temporary, read_json
+from tapertune.files import read_json
 from tapertune.integrations import new_checkpoint, read_state, restore, save_state, whole_checkpoint
 
 STEPS, EVERY = 6, 2
@@ -203,8 +203,8 @@ def result(folder: Path) -> dict[str, Any]:
     left: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not path.is_file() or path.name in _LEFT_OUT or is_temporary(path.name):
-            continue  # what a killed process was writing goes when the next run begins there
+        if not path.is_file() or path.name in _LEFT_OUT:
+            continue
         if path.suffix in (".pt", ".pth"):
             left[name] = torch.load(path, weights_only=path.name != "rng_state.pth")
         elif path.suffix == ".json":

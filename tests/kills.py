@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -132,11 +133,14 @@ def _live(body: Callable[[], Any], counter: _Counter, log: Path, counts: Path) -
         code = returned if isinstance(returned, int) else 0
         counts.write_text(json.dumps(counter.saves))
     except BaseException:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # room for this
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
 
 class _Counter:
@@ -164,12 +168,14 @@ class _Counter:
 
     def _halved(self, write: Callable[..., Any], place: int) -> Callable[..., Any]:
         def halved(*arguments: Any, **keywords: Any) -> Any:
-            path = arguments[place]
+            path = os.fspath(arguments[place]) if isinstance(arguments[place], str | os.PathLike) else ""
             if not self._is_it(path):
                 return write(*arguments, **keywords)
             if self._place is not None and self._place.act is kill:
                 self._armed = False
                 write(*arguments, **keywords)
+                if path.endswith(".safetensors") and self._place.number % 2:  # it lets files appear whole
+                    path = shutil.move(path, os.path.join(os.path.dirname(path), ".tmpHalf00"))
                 os.truncate(path, os.path.getsize(path) // 2)
             self._act()
             return write(*arguments, **keywords)

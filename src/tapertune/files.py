@@ -195,17 +195,22 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file of that name is one that ``whole_file`` or ``whole_folder`` left when its process was killed.
+# of ``whole_file`` and ``whole_folder``, of safetensors, and of earlier versions
+_TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{16}\.tmp(\..*)?|\.tmp[0-9A-Za-z]{6}|run\.json\.tmp", re.DOTALL)
 
-    >>> is_temporary(".0123456789abcdef.tmp.json"), is_temporary("run.json.tmp"), is_temporary("run.json")
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of that name is one that a process was writing when it was killed: of ours, or of safetensors,
+    which has files appear whole in the same way.
+
+    >>> is_temporary(".0123456789abcdef.tmp.json"), is_temporary(".tmpxz4ZaS"), is_temporary("notes.tmp")
     (True, True, False)
     """
-    return name.endswith(".tmp") or re.match(r"\.[0-9a-f]{16}\.tmp", name) is not None
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def drop_temporaries(folder: Path) -> None:
-    """Deletes files in a folder that ``whole_file`` left there when its process was killed. Nobody may write there."""
+    """Deletes the files in a folder that processes were writing when they were killed. Nobody may write there."""
     for path in folder.iterdir():
         if is_temporary(path.name) and path.is_file():
             with suppress(OSError):  # they only take room
@@ -218,12 +223,10 @@ def usual_permissions(folder: Path) -> None:
     safetensors writes under a temporary name that its owner alone may read and keeps that mode: a server under another
     account could not read the weights. Permissions that are wider already are left, and links are not followed.
     """
-    probe = folder / f".{secrets.token_hex(8)}.tmp"
     try:
-        usual = _new_file(probe)
+        usual = _usual(folder)
     except OSError:  # nothing can be written here: then nothing was
         return
-    probe.unlink()
     for path in folder.iterdir():
         if path.is_file() and not path.is_symlink():
             with suppress(OSError):  # not the owner: the file is none that was written just now
@@ -233,6 +236,22 @@ def usual_permissions(folder: Path) -> None:
 def _new_file(path: Path) -> int:
     """Makes an empty file, which must not be there yet, and returns its permissions."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+
+
+def _usual(folder: Path) -> int:
+    """The permissions that a new file gets in a folder: those of one that has no name, where the system makes such, as
+    one with a name would stay if the process were killed now."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):
+        probe = folder / f".{secrets.token_hex(8)}.tmp"
+        usual = _new_file(probe)
+        probe.unlink()
+        return usual
     try:
         return os.fstat(descriptor).st_mode & 0o777
     finally:

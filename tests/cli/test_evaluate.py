@@ -174,3 +174,12 @@ def test_wrong_usage_is_one_line_and_two(
     done = cli(*arguments)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert message in done.err
+
+
+def test_metrics_replace_no_file_unasked(cli: Any, adapter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    out.write_text("mine")
+    done = cli("evaluate", adapter, "--out", out)
+    assert done.code == 2 and "is there already: --overwrite replaces it" in done.err and done.err.count("\n") == 1
+    assert out.read_text() == "mine"
+    assert set(evaluated(cli, adapter, "--overwrite", out=out)["splits"]) == {"validation"}

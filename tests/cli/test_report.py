@@ -111,3 +111,11 @@ def test_folders_that_are_no_runs(cli: Any, runs: list[Path]) -> None:
     (runs[0] / "run.json").write_text('{"schema_version": 99}')
     assert "reads up to" in cli("report", runs[0]).err
     assert cli("report").code == 2
+
+
+def test_what_a_killed_process_was_writing_goes(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    for name in (".0123456789abcdef.tmp", ".0123456789abcdef.tmp.html", ".tmpxz4ZaS", "notes.tmp"):
+        (tmp_path / name).write_text("half")
+    cli("report", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".html") == ["notes.tmp", "run.json"]

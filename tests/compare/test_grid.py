@@ -151,3 +151,17 @@ def test_special_rows_train_a_lora_in_the_same_modules() -> None:
 def test_the_study_s_grids_are_whole(file: Path) -> None:
     grid = load_grid(file)
     assert {len(points_of(grid, row)) for row in grid.rows} == {12} or grid.name != "minilm"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_no_number_of_a_grid_is_none(root: Path, number: float) -> None:
+    raw = raw_grid(root)
+    for blocks, place in (
+        ({"base": {**raw["base"], "training": {"num_train_epochs": number}}}, r"base\.training\.num_train_epochs"),
+        ({"base": {**raw["base"], "model": [1, {"a": number}]}}, r"base\.model\.a"),
+        ({"rows": {"lora": {"method": {"name": "lora", "dropout": [number]}}}}, r"rows\.lora\.method\.dropout"),
+    ):
+        with pytest.raises(TapertuneError, match=f"{place} is .*; it must be a finite number"):
+            check_grid({**raw, **blocks})
+    endless = {**raw["base"], "training": {"max_grad_norm": float("inf")}}
+    assert json.dumps(check_grid({**raw, "base": endless}).base, allow_nan=False)

@@ -83,6 +83,11 @@ def change_json(value: Any, rng: random.Random, among: list[tuple[Any, ...]] | N
     return value, Change("replace", path, old, [] if new == _DEEP else new)
 
 
+def is_deep(value: Any) -> bool:
+    """Whether ``as_text`` will nest what ``change_json`` made: as it is, it holds a word in that place."""
+    return f'"{_DEEP}"' in json.dumps(value)
+
+
 def as_text(value: Any, rng: random.Random) -> str:
     """JSON text of what ``change_json`` made; where it asked for depth, hundreds or thousands of levels of it."""
     text = json.dumps(value)

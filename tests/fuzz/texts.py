@@ -21,7 +21,7 @@ from tapertune.tasks import data
 from tapertune.tasks.declare import declare
 
 from .harness import Damage, Outcome
-from .mutate import Change, as_text, change_bytes, change_json
+from .mutate import Change, as_text, change_bytes, change_json, is_deep
 
 _BOMB = (
     "&a [1,1,1,1,1,1,1,1,1]\nb: &b ["
@@ -75,7 +75,7 @@ class RunFiles(_TextKind):
         if rng.random() < 0.6:
             changed, change = change_json(raw, rng)
             text = as_text(changed, rng)
-            if rng.random() < 0.7 and len(text) < 20_000:  # as a record's settings, which are no YAML
+            if rng.random() < 0.7 and len(text) < 20_000 and not is_deep(changed):  # as a record's settings, no YAML
                 self.value = changed
             else:
                 self._write(_yaml(text))
@@ -167,7 +167,7 @@ def _run_file(method: str) -> dict[str, Any]:
 def _yaml(text: str) -> str:
     """JSON as YAML reads it: the numbers that JSON does not have are spelled otherwise."""
     words = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}
-    return re.sub(r"(?<=[:\[,] )(NaN|-?Infinity)(?=[,}\]\n]|$)", lambda match: words[match[0]], text)
+    return re.sub(r"(?:(?<=[:,] )|(?<=\[))(NaN|-?Infinity)(?=[,}\]\n]|$)", lambda match: words[match[0]], text)
 
 
 Writer = Callable[[Path, list[dict[str, Any]]], None]
@@ -286,6 +286,8 @@ def _parquet(path: Path, rows: Any, rng: random.Random) -> None:
     import pyarrow
     import pyarrow.parquet
 
+    if is_deep(rows):
+        raise ValueError("nested at random, which columns are not")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 

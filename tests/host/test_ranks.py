@@ -37,6 +37,19 @@ def test_a_rank_that_does_not_fit_in_memory(method: str, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_rank_whose_penalty_does_not_fit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter takes less than 1 MiB; products of its vectors with each other, 8 MB."""
+    (tmp_path / "memory.max").write_text("1048576\n")
+    monkeypatch.setattr(ranks, "_GROUP_LIMITS", (str(tmp_path / "memory.max"),))
+    if method not in ("adalora", "lora2"):
+        adapted(method, 1000)
+        return
+    with pytest.raises(TapertuneError, match=r"^init_r is 1000; the penalty .* 7.6 MiB, .* 1.0 MiB: at most 362 fits"):
+        adapted(method, 1000)
+    adapted(method, 1000, plan={"penalties": []})
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_rank_above_the_width(method: str, caplog: pytest.LogCaptureFixture) -> None:
     scope = {"projection_scope": "all"} if method == "aflora" else {}
     with caplog.at_level(logging.WARNING, "tapertune"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_rates_of_the_head(rate: float) -> None:
 
 
 @pytest.mark.parametrize("rate", [100.0, math.inf, math.nan])
-def test_rates_in_python(rate: float) -> None:
+def test_rates_in_python(rate: float, caplog: pytest.LogCaptureFixture) -> None:
     import torch
     from peft import get_peft_model
     from tiny import mlp
@@ -70,3 +71,18 @@ def test_rates_in_python(rate: float) -> None:
         tapertune.attach(model, optimizer, total_steps=10)
     optimizer.param_groups[0]["lr"] = 0.0  # as a schedule may begin
     tapertune.attach(model, optimizer, total_steps=10)
+    assert "lr of the optimizer is 0.0" in caplog.text
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)  # which multiplies it
+    with pytest.raises(TapertuneError, match=r"lr of the optimizer is 0\.0; it must be above 0"):
+        tapertune.attach(model, optimizer, total_steps=10)
+
+
+def test_an_endless_number_is_resumed_from_a_record() -> None:
+    """``run.json`` holds the settings, and JSON no infinity."""
+    from tapertune.runfile.settings import check_settings
+
+    raw = {"model": "minilm", "task": {"name": "sst2", "data": "sample"}, "method": "lora"}
+    settings = check_settings({**raw, "training": {"max_grad_norm": math.inf}}).resolved()
+    kept = json.loads(json.dumps(settings, allow_nan=False))
+    assert kept["training"]["max_grad_norm"] > 1e300
+    assert check_settings(kept).resolved() == settings

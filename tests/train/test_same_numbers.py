@@ -15,6 +15,7 @@ from tapertune.events import read_events
 from tapertune.methods import METHODS
 from tapertune.runfile.settings import check_settings
 from tapertune.train.evaluation import evaluate
+from tapertune.train.progress import Display
 from tapertune.train.runner import run
 
 ADAPTER = "adapter_model.safetensors"
@@ -77,6 +78,26 @@ def test_early_stopping_without_its_needs_is_refused(root: Path, training: dict[
     with pytest.raises(TapertuneError, match=message):
         run(check_settings(raw))
     assert not (root / "run").exists()
+
+
+class Poison(Display):
+    """A gradient of the second step is NaN as it comes out of backward, in the first parameter that trains."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            parameter = next(p for p in kwargs["model"].parameters() if p.requires_grad)
+            handle = parameter.register_hook(lambda grad: (handle.remove(), grad * float("nan"))[1])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "full", "head"])
+def test_a_step_that_is_not_finite_is_counted_and_shown(root: Path, method: str, capsys: Any) -> None:
+    record = run(settings(root, method, "run", task__max_length=8), display=Poison())
+    assert (record["status"], record["steps"], record["skipped_steps"]) == ("done", 4, 1)
+    assert "note: steps left out, as their gradients were not finite: 1" in capsys.readouterr().err
+    skips = [event for event in read_events(root / "run" / "events.jsonl") if event["type"] == "skip"]
+    assert [(event["step"], event["skipped"]) for event in skips] == [(1, 1)]
+    weights = load_file(next((root / "run").glob("*model.safetensors")))
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
 
 
 @pytest.mark.parametrize(("damage", "message"), [("nan", "are not finite, such as"), ("missing", "lacks weights")])

@@ -20,14 +20,14 @@ from train.tiny_run import raw_settings
 from tapertune.errors import TapertuneError
 from tapertune.events import read_events
 from tapertune.integrations.manifest import MANIFEST
+from tapertune.lock import locked
 from tapertune.runfile.record import FILE, read_record, write_end
 from tapertune.runfile.settings import check_settings
-from tapertune.train.lock import locked
 from tapertune.train.progress import Display
 from tapertune.train.replaced import put_back, recover, set_aside
 from tapertune.train.run_folder import ASIDE, LOCK, MARK, MOVING, checkpoints, whole_checkpoints
 from tapertune.train.runner import run
-from tapertune.train.trainer import Terminated
+from tapertune.train.trainer import Checkpointing, Costs, Terminated
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -297,7 +297,7 @@ def test_a_folder_in_use_names_its_owner(copied: Any) -> None:
 
 def test_the_lock_dies_with_its_owner(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tapertune.train.lock import locked\n"
+        "import sys, time; from pathlib import Path; from tapertune.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('here', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -348,6 +348,48 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(root: Path, monkeypatch
     record = read_record(root / "run")
     assert record.status == "failed" and "No space left" in str(record.error)
     assert run(quick(root), resume=True)["status"] == "done"
+
+
+def test_a_failure_is_told_whatever_signals_come(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher sends SIGTERM to what is left of a run of which a process has died: during the save that fails, and
+    while the failure is written."""
+    import torch
+
+    from tapertune.train import runner
+
+    inner, end = torch.save, runner.write_end
+
+    def fail(value: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if "checkpoint-4" in str(path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("Connection closed by peer")
+        inner(value, path, *args, **kwargs)
+
+    def write(folder: Path, record: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        end(folder, record)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        patch.setattr(runner, "write_end", write)
+        with pytest.raises(RuntimeError, match="closed by peer"):
+            run(quick(root))
+    assert signal.getsignal(signal.SIGTERM) == before
+    record = read_record(root / "run")
+    assert record.status == "failed" and "closed by peer" in str(record.error)
+    assert [path.name for path in checkpoints(root / "run")] == ["checkpoint-2"]
+
+
+def test_a_process_without_the_others_says_so_before_it_ends() -> None:
+    """SIGTERM may come until the very end: behind the run, too."""
+    before, checkpointing = signal.getsignal(signal.SIGTERM), Checkpointing(Costs())
+    try:
+        with checkpointing.heeding_sigterm():
+            checkpointing.end(lost=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_state_is_right_even_where_nothing_can_be_written(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:

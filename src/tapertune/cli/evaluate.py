@@ -21,6 +21,7 @@ def evaluate(
     base: Annotated[str | None, typer.Option(help="Base model. [default: the one that the adapter names]")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a batch. [default: as in training]")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the metrics to this file (JSON).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used.")] = False,
 ) -> None:
     """Evaluate an adapter of any method, or a whole model, merged or not.
@@ -31,7 +32,7 @@ def evaluate(
     from ..train.distributed import is_first
 
     if out is not None:
-        evaluation.check_out(out)
+        evaluation.check_out(out, overwrite=overwrite)
     given = task_options(context, data=data, skip_bad_rows=skip_bad_rows)
     with progress_bar("evaluating") as start:
         chosen, scores, notes = evaluation.evaluate(

@@ -48,9 +48,13 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run, or compare several: HTML, Markdown or a figure."""
+    from ..lock import sweep
     from ..report import load_runs, save_figure, write_html, write_markdown
 
     chosen = _format(format, out, kind)
+    for folder in runs:
+        if (folder / "run.json").is_file():
+            sweep(folder)
     target = out or _default(runs, chosen, kind)
     if chosen is Format.html:
         written = write_html(runs, target)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..errors import TapertuneError, bad_value, unknown
 from ..methods.rates import MOST
 from ..runfile import yamlfile
+from ..runfile.arguments import in_json
 from ..runfile.blocks import Block
 
 _MOST_RATES = 1000
@@ -130,7 +131,7 @@ def check_grid(raw: Mapping[str, Any]) -> Grid:
         TapertuneError: as ``load_grid``.
     """
     try:
-        grid = Grid.model_validate(dict(raw))
+        grid = Grid.model_validate(_of_finite(dict(raw), ""))
     except ValidationError as error:
         raise _translate(error) from error
     if len(set(grid.seeds)) != len(grid.seeds):
@@ -155,6 +156,17 @@ def check_grid(raw: Mapping[str, Any]) -> Grid:
         if key in grid.base:
             raise TapertuneError(f"base.{key}: a grid's base has none; rows, tasks and seeds are blocks of their own")
     return grid
+
+
+def _of_finite(value: Any, place: str) -> Any:
+    """Values with none in them that is not a finite number, as the store keeps them in JSON."""
+    if isinstance(value, Mapping):
+        return {key: _of_finite(in_json(str(key), inner), f"{place}.{key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_of_finite(inner, place) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise bad_value(place.removeprefix("."), value, "a finite number")
+    return value
 
 
 def _named(value: Any) -> Any:

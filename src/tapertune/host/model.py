@@ -28,6 +28,7 @@ from .layer import ChainLayer, adaptable, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS, layer_index, top_layers
 from .older_peft import get_quantization_kwargs
+from .patterns import check_patterns
 from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
 from .shared_input import link
@@ -51,6 +52,7 @@ class ChainTuner(BaseTuner):
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         targets = peft_config.target_modules
+        self._check_patterns(peft_config, model)
         if is_all_linear(targets):
             # PEFT spells it out only later; what cannot be adapted, PEFT's LoRA refuses or adapts in vain
             known = {name for name, module in model.named_modules() if isinstance(module, self.tuner_layer_cls)}
@@ -93,6 +95,8 @@ class ChainTuner(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
         targets = config.target_modules
+        if isinstance(targets, str):  # else, names of the architecture may be filled in first
+            self._check_patterns(config, model)
         keep_layout(model, trains=not config.inference_mode)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         link(model, self.tuner_layer_cls)
@@ -100,6 +104,10 @@ class ChainTuner(BaseTuner):
         if not config.inference_mode:
             exists = functools.partial(self._check_target_module_exists, config)
             warn_of_rest(targets, model, exists, excluded=lambda name: isinstance(exists(name), _ExcludedModule))
+
+    def _check_patterns(self, config: Any, model: nn.Module) -> None:
+        names = [name for name, _ in model.named_modules() if name]
+        check_patterns(config, names, functools.partial(self._check_target_module_exists, config))
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)

@@ -67,6 +67,22 @@ def check_memory(config: ChainConfig, modules: Mapping[str, nn.Module]) -> None:
                 f"{name} is {rank}; the adapter would take {_size(needed)}{what}, and the memory ({device.type}) is"
                 f" {_size(there)}: at most {max(1, rank * there // needed)} fits"
             )
+        _check_penalty(config, device, there)
+
+
+def _check_penalty(config: ChainConfig, device: torch.device, there: int | None) -> None:
+    """Raises TapertuneError where a penalty of the plan needs Gram matrices that do not fit: of a module one as high
+    and wide as the rank, and its distance from what it should be."""
+    rank, size = getattr(config, config.row.rank), torch.get_default_dtype().itemsize
+    needed = 2 * rank**2 * size
+    if there is None or needed <= there or config.inference_mode:
+        return
+    if any(plan.penalties for plan in config.resolved_plans()):
+        raise TapertuneError(
+            f"{config.row.rank} is {rank}; the penalty on {rank} times {rank} products of the vectors of a module would"
+            f" take {_size(needed)}, and the memory ({device.type}) is {_size(there)}: at most"
+            f" {math.isqrt(there // (2 * size))} fits, or a plan without penalties"
+        )
 
 
 def adapter_bytes(config: ChainConfig, modules: Mapping[str, nn.Module], *, gradients: int) -> int:

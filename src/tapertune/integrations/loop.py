@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..layer_cache.settings import CacheSettings, cache_settings
 from ..methods.rates import MOST
 from .wrappers import find_wrappers
 
+_log = logging.getLogger("tapertune")
 # whose wrappers of an optimizer hold it as ``optimizer``
 _LAUNCHERS = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "pytorch_lightning")
 
@@ -58,7 +60,7 @@ def attach(
 
     Raises:
         TapertuneError: no such adapter, a plan that does not fit it or the run, an optimizer that does not step on the
-            adapter, a learning rate that is not finite, or 100 and more, or a cache that cannot be (see
+            adapter, a learning rate that is not finite, 100 and more, or 0 with a schedule, or a cache that cannot be (see
             ``cache_layers``).
     """
     settings = cache_settings(cache)
@@ -155,12 +157,17 @@ def bare_optimizer(optimizer: Any) -> Any:
 
 
 def _check_rates(optimizer: Any) -> None:
-    """Raises TapertuneError for a learning rate that can be none: not finite, or ``MOST`` and more. A schedule's start
-    may be 0."""
-    for group in getattr(optimizer, "param_groups", ()):
-        rate = group.get("initial_lr", group.get("lr"))
-        if rate is not None and not float(rate) < MOST:
-            raise bad_value("lr of the optimizer", float(rate), f"a number below {MOST}")
+    """Raises TapertuneError for a learning rate that can be none: not finite, or ``MOST`` and more; or 0 wherever it is
+    multiplied by a schedule, whose own start may be 0."""
+    groups = [group for group in getattr(optimizer, "param_groups", ()) if group.get("lr") is not None]
+    rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    for rate in rates:
+        if not rate < MOST:
+            raise bad_value("lr of the optimizer", rate, f"a number below {MOST}")
+    if rates and not any(rates):
+        if all("initial_lr" in group for group in groups):
+            raise bad_value("lr of the optimizer", 0.0, "above 0: at 0, nothing trains")
+        _log.warning("lr of the optimizer is 0.0: until it is raised, nothing trains")
 
 
 def _world_size() -> int:

@@ -17,9 +17,11 @@ from ..adapt.finite import AUTO, Limit
 from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
+from ..files import drop_temporaries
 from ..host import find_config, suggest_learning_rate
 from ..layer_cache.cache import LayerCache, check_model
 from ..layer_cache.settings import CacheSettings, cache_settings
+from ..lock import hold, let_go
 from ..methods.rates import SuggestedRate
 from .continuation import Continuation, trainer_of
 from .loop import attach_to, build_controller
@@ -39,7 +41,8 @@ class TapertuneCallback(TrainerCallback):
 
     The number of steps comes from the Trainer. Each checkpoint gets the controller's state beside Trainer's own, in
     whichever folder Trainer writes it (a search's ``run-3/checkpoint-40``, say), and
-    ``trainer.train(resume_from_checkpoint=...)`` goes on exactly where it stopped.
+    ``trainer.train(resume_from_checkpoint=...)`` goes on exactly where it stopped. While it trains, no other process
+    can train in ``args.output_dir``.
 
     Args:
         plan: changes to the config's plan, such as ``{"schedule": {"warmup": 100}}``.
@@ -89,6 +92,7 @@ class TapertuneCallback(TrainerCallback):
         self._warned, self._last_save = False, -1
         if self.cache is not None:
             check_cache(self.cache, kwargs["model"], args)
+        self._keep_others_out(args, state)
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
         keep = 0 if saved is None else saved["json"]["events"] or 0
@@ -210,6 +214,16 @@ class TapertuneCallback(TrainerCallback):
         self._continuation.end()
         if self.controller is not None:
             self.controller.finish()
+        let_go(Path(args.output_dir or "."))
+
+    def _keep_others_out(self, args: TrainingArguments, state: TrainerState) -> None:
+        """One run at a time in a folder, from here to ``on_train_end``; what a killed process was writing there goes.
+        The trials of a search, which may run beside each other, have folders of their own inside."""
+        if state.is_world_process_zero and not state.is_hyper_param_search:
+            folder = Path(args.output_dir or ".")
+            hold(folder)
+            if state.global_step:
+                drop_temporaries(folder)
 
     def _rule(self, args: TrainingArguments, state: TrainerState, model: Any) -> SuggestedRate | None:
         """What the method's rule says of the run; nothing of a model whose width is not known."""

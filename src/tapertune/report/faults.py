@@ -17,8 +17,7 @@ _FIELDS: dict[str, _Check] = {
     **dict.fromkeys(("name", "status", "method", "model", "task"), _TEXT),
     **dict.fromkeys(("settings", "versions", "hardware", "git", "time", "memory", "parameters"), _BLOCK),
     "classes": (is_class_table, "labels, with as many counts"),
-    "seed": (is_count, "a whole number"),
-    "steps": (is_count, "a whole number"),
+    **dict.fromkeys(("seed", "steps", "adapter_bytes", "skipped_steps"), (is_count, "a whole number")),
 }
 _NUMBERS = ("time", "memory", "parameters")  # objects of numbers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -87,7 +88,7 @@ def check_training(training: dict[str, Any], settings: Callable[[], list[str]] |
             _check_learning_rate(value)
             continue
         hint, adapter = checks[key]
-        if key in _ENDLESS and value == math.inf:
+        if key in _ENDLESS and value in (math.inf, sys.float_info.max):
             continue
         try:
             adapter.validate_python(value, strict=True)
@@ -133,6 +134,15 @@ def training_schema() -> dict[str, Any]:
     rate = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": MOST}
     fields["learning_rate"] = {"anyOf": [{"const": AUTO}, rate], "description": "auto: by the method's rule"}
     return {"type": "object", "additionalProperties": False, "properties": fields}
+
+
+def in_json(name: str, value: Any) -> Any:
+    """A field's value as ``run.json`` can hold it: the largest number for one that may be infinite, which JSON is not.
+
+    >>> in_json("max_grad_norm", math.inf) < math.inf
+    True
+    """
+    return sys.float_info.max if name in _ENDLESS and value == math.inf else value
 
 
 @functools.cache

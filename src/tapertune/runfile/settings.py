@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from ..errors import TapertuneError, bad_value, unknown
 from ..redaction import HIDDEN, hide_secrets
 from . import yamlfile
-from .arguments import check_training, training_defaults
+from .arguments import check_training, in_json, training_defaults
 from .blocks import Block, CacheBlock, EarlyStoppingBlock, HeadBlock, MethodBlock, QuantizationBlock, TaskBlock
 from .known import BASELINES as BASELINES  # beside what checks them
 from .known import known_settings, method_fields
@@ -153,7 +153,8 @@ def check_settings(raw: Mapping[str, Any]) -> RunSettings:
         check_rate("head.learning_rate", settings.head.learning_rate)
     # a record's settings name its secrets without their values: these come from the environment or are given anew
     given = {name: value for name, value in settings.training.items() if value != HIDDEN}
-    settings.training = {**training_defaults(), **check_training(given, lambda: _all_settings(raw))}
+    checked = check_training(given, lambda: _all_settings(raw))
+    settings.training = {**training_defaults(), **{name: in_json(name, value) for name, value in checked.items()}}
     return settings
 
 

@@ -120,11 +120,9 @@ def predict(
     """
     if not out.name.endswith(ENDINGS):
         raise TapertuneError(f"--out is {str(out)!r}; its name must end in {' or '.join(ENDINGS)}")
-    check_out(out)
     if out.exists() and file.exists() and out.samefile(file):
         raise TapertuneError(f"--out is {str(out)!r}, the file with the rows: name another")
-    if os.path.lexists(out) and not overwrite:
-        raise TapertuneError(f"--out is {str(out)!r}, which is there already: --overwrite replaces it")
+    check_out(out, overwrite=overwrite)
     folder = open_folder(path, base)
     block = task_block(folder, task, given)
     chosen = task_of(folder, block)
@@ -157,12 +155,14 @@ def predict(
     return count, notes + notes_of(chosen, table.name, Counts(rows=count, cut=cut), train=False)
 
 
-def check_out(out: Path) -> None:
-    """Raises TapertuneError if a file cannot be written there."""
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises TapertuneError if a file cannot be written there, or is there already and is not to be replaced."""
     if not out.parent.is_dir():
         raise TapertuneError(f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}")
     if out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         raise TapertuneError(f"--out is {str(out)!r}, which cannot be written to")
+    if os.path.lexists(out) and not overwrite:
+        raise TapertuneError(f"--out is {str(out)!r}, which is there already: --overwrite replaces it")
 
 
 def _usable(task: Task, table: Table) -> Iterator[tuple[Row, Example]]:

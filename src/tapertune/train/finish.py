@@ -22,7 +22,7 @@ from .measure import forward_of, measure
 from .model_card import model_card
 from .models import find_model
 from .prepare import Prepared
-from .run_folder import EVENTS, move_into
+from .run_folder import EVENTS, SAVING, move_into
 from .trained_folder import write_task
 from .trainer import Costs
 
@@ -99,7 +99,7 @@ def _evaluate(prepared: Prepared, trainer: Trainer) -> tuple[Score, dict[str, fl
 
 def _save(prepared: Prepared, folder: Path) -> int:
     """Saves what was trained (an adapter with its head, or a whole model); returns the bytes of its weights."""
-    temporary = folder / ".saving"
+    temporary = folder / SAVING
     built = prepared.built
     if prepared.settings.method.name in BASELINES:
         built.model.save_pretrained(temporary)

@@ -13,6 +13,7 @@ from ..errors import TapertuneError
 from ..files import drop_temporaries, is_temporary, read_json_object, usual_permissions
 from ..integrations.manifest import MANIFEST, Fault, checkpoints, find_fault, listed, resume_point
 from ..integrations.same_run import SPLIT
+from ..lock import FORMER, LOCK
 from ..redaction import is_secret
 from ..runfile.arguments import AUTO
 from ..runfile.record import FILE, read_record
@@ -21,7 +22,6 @@ from ..runfile.settings import RunSettings, check_settings
 EVENTS = "events.jsonl"
 MARK = "tapertune_run.json"  # in a checkpoint, and in its manifest: one without it was cut short
 MARK_VERSION = 2  # of the first, checkpoints have no manifest
-LOCK = ".tapertune.lock"
 ASIDE = ".tapertune.replaced"  # what --overwrite replaces, until the new run has a whole checkpoint
 MOVING = ".tapertune.moving"  # the same, while it is moved
 SAVING = ".saving"
@@ -33,7 +33,7 @@ _OURS = {
     "special_tokens_map.json", "vocab.txt", "added_tokens.json", "spm.model", "merges.txt", "vocab.json",
 }  # fmt: skip
 # what a run may leave behind that was killed before it could write its record
-_LEFTOVERS = {LOCK, ASIDE, MOVING, SAVING, EVENTS}
+_LEFTOVERS = {LOCK, FORMER, ASIDE, MOVING, SAVING, EVENTS}
 
 
 def check_new(folder: Path, *, overwrite: bool) -> None:

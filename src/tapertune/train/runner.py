@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from ..files import drop_temporaries
 from ..integrations.manifest import checkpoints
 from ..integrations.same_run import check_facts
 from ..integrations.watch import LearningWatch
+from ..lock import check_free, locked
 from ..methods.rates import SuggestedRate
 from ..redaction import hide_in_text
 from ..runfile import environment
@@ -30,7 +32,6 @@ from .baseline_events import BaselineEvents
 from .costs import load_costs
 from .finish import finish
 from .forecast import forecast_line, start_line
-from .lock import check_free, locked
 from .measure import forward_of, metrics_of
 from .packing import is_packed
 from .prepare import Prepared, prepare
@@ -39,6 +40,7 @@ from .rates import rate_line, rate_of_record, record_of_rate
 from .replaced import drop_aside, put_back, recover, set_aside
 from .run_folder import (
     ASIDE,
+    SAVING,
     check_new,
     check_resume,
     clear,
@@ -123,8 +125,10 @@ def _run(
                 write_record(folder, record)
                 drop_aside(folder)
         except KeyboardInterrupt as error:
+            checkpointing.end()
             raise type(error)(_stop(folder, record, status="interrupted")) from error
         except Exception as error:
+            checkpointing.end(lost=distributed.is_lost(error))
             end = _stop(folder, record, status="failed", error=hide_in_text(f"{type(error).__name__}: {error}"))
             if distributed.is_lost(error):
                 go_on = end.partition(": ")[2]
@@ -170,6 +174,7 @@ def _first_only(folder: Path) -> Iterator[None]:
 
 def _begin(folder: Path, record: Record, checkpoint: Path | None, *, resume: bool) -> None:
     drop_temporaries(folder)
+    shutil.rmtree(folder / SAVING, ignore_errors=True)
     if resume:
         drop_checkpoints_after(folder, checkpoint)
     elif _has_result(folder):
@@ -289,8 +294,10 @@ class _Training:
         """Trains, evaluates and writes all but the record, which it returns."""
         try:
             self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            self.checkpointing.release()
+        except BaseException:
+            self.checkpointing.release(failed=True)
+            raise
+        self.checkpointing.release()
         train = self.prepared.train
         if isinstance(train, Stream):
             _tell(_noted(train.notes()) if distributed.is_first() else [])
@@ -302,7 +309,7 @@ class _Training:
         skipped = self.checkpointing.costs.skipped_steps if summary is None else summary["skipped"]
         if skipped:
             record = record.model_copy(update={"skipped_steps": skipped})
-            left_out = [f"{skipped} steps were left out: their gradients were not finite"]
+            left_out = [f"steps left out, as their gradients were not finite: {skipped}"]
             _tell(_noted(left_out) if distributed.is_first() else [])
         if skipped and skipped >= self.trainer.state.global_step:
             raise ArithmeticError("training diverged: no step had finite gradients; learn more slowly")

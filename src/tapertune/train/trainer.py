@@ -178,7 +178,7 @@ class Checkpointing(TrainerCallback):
         self.costs, self._checkpoint = costs, checkpoint
         self._continuation = Continuation() if continues else None
         self._previous: Any = None
-        self._held = self._wanted = self._terminated = self._trains = self._recorded = False
+        self._held = self._wanted = self._terminated = self._trains = self._recorded = self._ends = self._lost = False
 
     @contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
@@ -191,7 +191,17 @@ class Checkpointing(TrainerCallback):
             yield
         finally:
             self._trains = False
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+            left = signal.SIG_DFL if previous is None else previous
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if self._lost else left)
+
+    def end(self, *, lost: bool = False) -> None:
+        """The run has failed or was interrupted, which is written and told without another interruption.
+
+        Args:
+            lost: another process of the run is gone. Then a launcher sends SIGTERM to this one, at any moment from now
+                until it has ended: what it has to say is said all the same.
+        """
+        self._ends, self._lost = True, lost
 
     def hold(self) -> None:
         """From now to ``on_save``, an interrupt is kept for later. Elsewhere than in the main thread none arrives."""
@@ -200,11 +210,13 @@ class Checkpointing(TrainerCallback):
             self._previous = signal.signal(signal.SIGINT, self._note)
             self._held = True
 
-    def release(self) -> None:
-        """Interrupts act again; one that was kept acts now."""
+    def release(self, *, failed: bool = False) -> None:
+        """Interrupts act again; one that was kept acts now, unless training has failed: that is what to tell of."""
         if self._held:
             self._held = False
             signal.signal(signal.SIGINT, self._previous)
+            if failed:
+                return
             if self._terminated:
                 raise Terminated
             if self._wanted:
@@ -277,7 +289,7 @@ class Checkpointing(TrainerCallback):
 
     def _terminate(self, number: int, frame: Any) -> None:
         self._terminated = True
-        if not (self._held or self._trains):
+        if not (self._held or self._trains or self._ends):
             raise Terminated
 
 
