@@ -15,6 +15,7 @@ class Host:
         script: of ``inside/``, which trains in the host.
         without: packages that the host asks for and that this check leaves out: those of CUDA, and what a processor
             alone cannot use.
+        also: more that the resolver is given.
         bare: the host is installed without its dependencies, which are read from its metadata: it asks for a newer
             Python than some that it runs with.
         way: how tapertune is used in it.
@@ -26,6 +27,7 @@ class Host:
     script: str
     way: str
     without: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     bare: bool = False
     gaps: str = ""
 
@@ -34,13 +36,16 @@ class Host:
         return self.requires.partition("==")[0].partition("[")[0]
 
 
+# 5.24 puts adapters into its models (`add_adapter`), plain LoRA too, with PEFT 0.22 and later alone.
+PUTS_ADAPTERS_IN = ("transformers<5.24",)
+ASKS_FOR_PEFT = "transformers 5.24's `add_adapter` asks for PEFT 0.22, for LoRA as well"
 CUDA = ("triton", "xformers", "liger-kernel", "fla-core", "flash-linear-attention")
 
 HOSTS = (
     Host("TRL", "trl", "trl_trains", "`peft_config=` and `callbacks=` of its trainers"),
     Host(
         "sentence-transformers", "sentence-transformers", "sentence_transformers_trains",
-        "`model.add_adapter(config)` and `callbacks=`",
+        "`model.add_adapter(config)` and `callbacks=`", also=PUTS_ADAPTERS_IN, gaps=ASKS_FOR_PEFT,
     ),
     Host(
         "lm-eval", "lm-eval[hf]", "lm_eval_reads", "`--model_args pretrained=BASE,peft=FOLDER`",
@@ -56,7 +61,10 @@ HOSTS = (
         "`adapter_name_or_path:` of a start adapter, and `TAPERTUNE_CALLBACK=1`", without=("torchvision", "torchaudio"),
         gaps="makes only LoRA and OFT itself",
     ),
-    Host("SetFit", "setfit", "setfit_trains", "`model.model_body.add_adapter(config)` and `callbacks=`"),
+    Host(
+        "SetFit", "setfit", "setfit_trains", "`model.model_body.add_adapter(config)` and `callbacks=`",
+        also=PUTS_ADAPTERS_IN, gaps=ASKS_FOR_PEFT,
+    ),
     Host(
         "diffusers", "diffusers", "diffusers_trains", "`get_peft_model` and `attach` in a plain loop",
         gaps="`load_lora_adapter` and `load_lora_weights` read LoRA alone: `tapertune export` first",

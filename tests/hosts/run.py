@@ -2,10 +2,10 @@
 
     python tests/hosts/run.py [HOST ...] --folder DIR [--torch 2.13.0+cpu] [--keep] [--again]
 
-Needs uv, whose own variables say where packages come from. A host that has a record of its present requirement and of
-these scripts is passed over (so what was stopped goes on), unless all is to be done again. An environment is removed
-when its record is written. Hosts are resolved with the torch that is named here (by default constraints.txt's), so that
-a processor's build of it is taken where that is what there is; models are made, nothing is fetched but packages.
+Needs uv, whose own variables say where packages come from. A host for which these scripts and its present requirement
+work by its record is passed over (so what was stopped goes on), unless all is to be done again. An environment is
+removed when its record is written. Hosts are resolved with the torch that is named here (constraints.txt's), so that a
+processor's build of it is taken where that is what there is; models are made, nothing is fetched but packages.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ def main() -> int:
         if given.hosts and host.name not in given.hosts:
             continue
         record, code = _records().get(host.name, {}), _digest(host)
-        if (record.get("requires"), record.get("code")) == (host.requires, code) and not given.again:
+        same = (record.get("requires"), record.get("code")) == ([host.requires, *host.also], code)
+        if same and all(check["works"] for check in record["checks"]) and not given.again:
             print(f"{host.name}: recorded")
             continue
         wheel = wheel or _wheel(given.folder)
         began = time.time()
-        record = {"requires": host.requires, "code": code, **_try(host, wheel, given)}
+        record = {"requires": [host.requires, *host.also], "code": code, **_try(host, wheel, given)}
         records = {**_records(), host.name: record}  # read anew: another of these may have written meanwhile
         RECORDS.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         write_page()
@@ -108,10 +109,10 @@ def _install(host: Host, wheel: Path, place: Path, given: argparse.Namespace) ->
     override.write_text("\n".join(lines), encoding="utf-8")
     _uv("venv", "--quiet", "--python", given.python, place / "venv")
     python = place / "venv" / "bin" / "python"
-    wanted = [host.requires]
+    wanted = [host.requires, *host.also]
     if host.bare:
         [archive] = _download(host, place)
-        wanted = _requirements(archive, host)
+        wanted = [*_requirements(archive, host), *host.also]
     install = ("pip", "install", "--quiet", "--python", python)
     _uv(*install, "--override", override, f"tapertune @ {wheel.as_uri()}", *wanted)
     if host.bare:

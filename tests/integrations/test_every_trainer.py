@@ -61,6 +61,21 @@ def test_a_loaded_start_adapter_that_trains(tmp_path: Path) -> None:
     assert count(run) == 1
 
 
+class Holder:
+    """As a SetFit model, which is no module: its trainer's callbacks are given it."""
+
+    def __init__(self, body: Any) -> None:
+        self.model_body = body
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_that_holds_its_body(own: bool, tmp_path: Path) -> None:
+    run = trainer(tmp_path, adapted("sora"), [tapertune.TapertuneCallback()] if own else None)
+    run.callback_handler.model = Holder(run.model)
+    run.train()
+    assert count(run) == 1 and read_events(tmp_path / "events.jsonl")
+
+
 def test_nothing_is_added_where_a_plan_is_run_already_or_nothing_of_ours_trains(tmp_path: Path) -> None:
     own = trainer(tmp_path / "own", adapted("aflora"), [tapertune.TapertuneCallback(events=None)])
     own.train()

@@ -16,7 +16,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from ..adapt.missing_controller import is_followed
 from ..host import adapted_parts, planned_adapters
-from .trainer import TapertuneCallback
+from .trainer import TapertuneCallback, module_of
 
 _log = logging.getLogger("tapertune")
 _MARK = "adds_tapertune"
@@ -47,8 +47,8 @@ def add_where_missing(handler: CallbackHandler) -> TrainerCallback | None:
     Several adapters with plans that train at once are left alone: the warning of an adapter whose plan nobody runs
     follows after the first step.
     """
-    model: nn.Module | None = handler.model
-    if model is None or any(isinstance(one, TapertuneCallback) for one in handler.callbacks):
+    model = module_of(handler.model)
+    if not isinstance(model, nn.Module) or any(isinstance(one, TapertuneCallback) for one in handler.callbacks):
         return None
     names = planned_adapters(model)
     if len(names) != 1 or is_followed(model.parameters()):

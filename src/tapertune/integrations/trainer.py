@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import Controller
@@ -77,6 +78,7 @@ class TapertuneCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        kwargs["model"] = module_of(kwargs["model"])
         self._warned, self._last_save = False, -1
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
@@ -230,6 +232,11 @@ class TapertuneCallback(TrainerCallback):
                 "names the newest checkpoint that is whole"
             )
         return folders[0]
+
+
+def module_of(model: Any) -> Any:
+    """What of a Trainer's model is a module: a SetFit model is none itself, and has one as its ``model_body``."""
+    return model if isinstance(model, nn.Module) else getattr(model, "model_body", model)
 
 
 class _WatchedState(TrainerState):

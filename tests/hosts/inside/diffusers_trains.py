@@ -30,7 +30,9 @@ def train(findings: Findings, start: Path, method: str) -> None:
     from tapertune.interop import export_lora
 
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    model: Any = get_peft_model(UNet2DConditionModel.from_pretrained(start), config(method, target_modules=targets))
+    scope = {"projection_scope": "all"} if method == "aflora" else {}  # there is attention alone here
+    adapter = config(method, target_modules=targets, **scope)
+    model: Any = get_peft_model(UNet2DConditionModel.from_pretrained(start), adapter)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     out = findings.folder / method
     controller = tapertune.attach(model, optimizer, total_steps=STEPS, events=EventLog(out / "events.jsonl"))

@@ -16,7 +16,7 @@ def train(findings: Findings, start: Path, method: str) -> None:
     rows.write_text("\n".join(json.dumps(CONVERSATION) for _ in range(24)), encoding="utf-8")
     out = findings.folder / method
     run(
-        "swift", "sft", "--model", start, "--model_type", "llama3_2", "--template", "dummy", "--torch_dtype", "float32",
+        "swift", "sft", "--model", start, "--model_type", "llama", "--template", "dummy", "--torch_dtype", "float32",
         "--external_plugins", plugin, "--tuner_type", f"tapertune_{method}", "--dataset", rows,
         "--output_dir", out, "--add_version", "false", "--max_steps", str(STEPS), "--per_device_train_batch_size", "4",
         "--gradient_accumulation_steps", "1", "--learning_rate", "1e-2", "--logging_steps", "1", "--report_to", "none",

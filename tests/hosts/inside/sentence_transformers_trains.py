@@ -20,7 +20,7 @@ def train(findings: Findings, method: str) -> None:
     if not start.exists():
         SentenceTransformer(str(encoder(findings.folder / "encoder")), device="cpu").save_pretrained(str(start))
     model = SentenceTransformer(str(start), device="cpu")
-    model.add_adapter(config(method, target_modules=["query", "value"]))
+    model.add_adapter(config(method))
     out = findings.folder / method
     trainer = SentenceTransformerTrainer(
         model=model,

@@ -16,7 +16,7 @@ def train(findings: Findings, method: str) -> None:
     if not start.exists():
         SentenceTransformer(str(encoder(findings.folder / "encoder")), device="cpu").save_pretrained(str(start))
     model = SetFitModel.from_pretrained(str(start))
-    model.model_body.add_adapter(config(method, target_modules=["query", "value"]))
+    model.model_body.add_adapter(config(method))
     out = findings.folder / method
     trainer = Trainer(
         model=model,
