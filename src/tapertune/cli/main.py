@@ -73,7 +73,7 @@ def _options(
 # Any setting of a run file is an option of these, by its dotted name: they sort them out themselves.
 _SETTINGS: dict[Callable[..., None], dict[str, Any]] = {
     command: {"allow_extra_args": True, "ignore_unknown_options": True}
-    for command in (train, tune, plan, evaluate, predict)
+    for command in (init, train, tune, plan, evaluate, predict)
 }
 
 _COMMANDS = (

@@ -24,7 +24,7 @@ def tune(
     """Search the learning rate by short runs on rows held out of the training file, and write the tuned run file.
 
     The first trial has the rate of the rule (auto). A search that was stopped goes on where it was. Settings of the run
-    are options by their dotted names, as for train. Needs Optuna: pip install 'tapertune[tune]'.
+    are options by their dotted names, as for train. Needs Optuna: pip install optuna.
     """
     from ..errors import TapertuneError
     from ..runfile.recipes import run_file

@@ -34,9 +34,7 @@ class RayEngine:
         try:
             ray: Any = importlib.import_module("ray")
         except ImportError as error:
-            raise TapertuneError(
-                "--engine ray needs Ray, which is not installed: pip install 'tapertune[ray]'"
-            ) from error
+            raise TapertuneError("--engine ray needs Ray, which is not installed: pip install ray") from error
         self._ray = ray
         self._scratch = scratch
         self._own = not ray.is_initialized()

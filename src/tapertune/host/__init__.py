@@ -5,13 +5,14 @@ from __future__ import annotations
 from ..adapt import missing_controller
 from .config import ChainConfig, config_class, make_config
 from .layer import ChainLayer, layer_class
+from .loading import load_adapted
 from .merged_weight import updates_kept
 from .model import ChainTuner, adapt_model, note_ranks, tuner_class
 from .older_peft import call_before_saving
 from .parameters import FactorParameter, adapter_parameters
 from .rates import parameter_groups, suggest_learning_rate
 from .registration import register
-from .search import adapted_parts, find_config
+from .search import adapted_parts, find_config, planned_adapters
 
 register()
 call_before_saving(note_ranks)
@@ -28,8 +29,10 @@ __all__ = [
     "config_class",
     "find_config",
     "layer_class",
+    "load_adapted",
     "make_config",
     "parameter_groups",
+    "planned_adapters",
     "register",
     "suggest_learning_rate",
     "tuner_class",

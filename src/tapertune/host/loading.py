@@ -30,3 +30,15 @@ def load_adapter(model: Any, folder: Path) -> Any:
     except (ValueError, RuntimeError, KeyError, OSError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise TapertuneError(f"the adapter in {str(folder)!r} does not fit the base model: {reason[:300]}") from error
+
+
+def load_adapted(model: Any, folder: str, *, trainable: bool, **keywords: Any) -> Any:
+    """``PeftModel.from_pretrained`` as another program's loader calls it, which has its own words for what goes wrong.
+
+    Args:
+        model: the base model.
+        folder: of the adapter, or its name on the hub.
+        trainable: whether training goes on.
+        keywords: more of its arguments.
+    """
+    return PeftModel.from_pretrained(model, folder, is_trainable=trainable, **keywords)

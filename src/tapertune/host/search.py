@@ -66,6 +66,25 @@ def find_config(model: nn.Module, adapter_name: str) -> ChainConfig:
     return adapted_parts(model, adapter_name)[0].config
 
 
+def planned_adapters(model: nn.Module) -> list[str]:
+    """The names of the adapters of ours in a model that have a plan and train."""
+    return sorted(
+        {
+            name
+            for _, module, configs in _configured(model, "", set())
+            for name, config in configs.items()
+            if isinstance(config, ChainConfig) and config.resolved_plans() and _trains(module, name)
+        }
+    )
+
+
+def _trains(model: nn.Module, adapter_name: str) -> bool:
+    layers = [module for module in model.modules() if isinstance(module, ChainLayer) and adapter_name in module.chains]
+    return any(
+        layer.factor(adapter_name, name).requires_grad for layer in layers for name in layer.chains[adapter_name].names
+    )
+
+
 def has_layers(model: nn.Module, adapter_name: str | None = None) -> bool:
     """Whether there are layers of ours in a model; with a name, layers that have this adapter."""
     layers = (module for module in model.modules() if isinstance(module, ChainLayer))

@@ -60,8 +60,8 @@ def attach(
 
     Raises:
         TapertuneError: no such adapter, a plan that does not fit it or the run, an optimizer that does not step on the
-            adapter, a learning rate that is not finite, 100 and more, or 0 with a schedule, or a cache that cannot be (see
-            ``cache_layers``).
+            adapter, a learning rate that is not finite, 100 and more, or 0 with a schedule, or a cache that cannot be
+            (see ``cache_layers``).
     """
     settings = cache_settings(cache)
     if settings is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapt import Controller
@@ -89,6 +90,7 @@ class TapertuneCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        kwargs["model"] = module_of(kwargs["model"])
         self._warned, self._last_save = False, -1
         if self.cache is not None:
             check_cache(self.cache, kwargs["model"], args)
@@ -267,6 +269,11 @@ def check_cache(settings: CacheSettings, model: Any, args: TrainingArguments) ->
     if args.torch_compile:
         raise TapertuneError("cache: training.torch_compile compiles the model whole, so that no layer can be left out")
     check_model(model, settings)
+
+
+def module_of(model: Any) -> Any:
+    """What of a Trainer's model is a module: a SetFit model is none itself, and has one as its ``model_body``."""
+    return model if isinstance(model, nn.Module) else getattr(model, "model_body", model)
 
 
 class _WatchedState(TrainerState):

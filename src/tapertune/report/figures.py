@@ -155,7 +155,7 @@ def _figure(path: RunPath, width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TapertuneError("figures need matplotlib: pip install 'tapertune[figures]'") from error
+        raise TapertuneError("figures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 

@@ -56,7 +56,7 @@ def training_defaults() -> dict[str, Any]:
 
 def training_names() -> list[str]:
     """The fields of TrainingArguments that a run may set."""
-    from transformers import TrainingArguments
+    from .older_transformers import TrainingArguments
 
     return [field.name for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in _OURS]
 
@@ -148,7 +148,7 @@ def in_json(name: str, value: Any) -> Any:
 @functools.cache
 def _checks() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
     """Each field's type and what checks it."""
-    from transformers import TrainingArguments
+    from .older_transformers import TrainingArguments
 
     hints = typing.get_type_hints(TrainingArguments)
     finite = ConfigDict(allow_inf_nan=False)

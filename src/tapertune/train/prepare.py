@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
 
 from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
@@ -16,6 +15,7 @@ from ..host.ranks import width_remark
 from ..integrations.trainer import check_cache
 from ..methods.rates import SuggestedRate
 from ..runfile.arguments import AUTO
+from ..runfile.older_transformers import TrainingArguments
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
 from ..tasks import Task, data
 from ..tasks.cache import encode_cached

@@ -25,7 +25,7 @@ def quantization_config(block: QuantizationBlock, dtype: str, auto: Any, config:
         TapertuneError: bitsandbytes is not installed.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise TapertuneError("quantization needs bitsandbytes, which is not installed: pip install 'tapertune[quant]'")
+        raise TapertuneError("quantization needs bitsandbytes, which is not installed: pip install bitsandbytes")
     whole = _outside_the_body(auto, config)
     if block.bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from ..adapt import optimizer_bytes
 from ..files import read_json_object, usual_permissions, write_json
@@ -25,6 +24,7 @@ from ..integrations.manifest import drop_older, write_manifest
 from ..redaction import is_secret
 from ..runfile import environment
 from ..runfile.blocks import HeadBlock
+from ..runfile.older_transformers import TrainingArguments, rotate_checkpoints
 from ..runfile.record import FILE
 from ..tasks.kinds import Encoded
 from . import distributed
@@ -107,7 +107,7 @@ class RunTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         fresh = self.optimizer is None
-        optimizer = super().create_optimizer(model)
+        optimizer = super().create_optimizer(*(() if model is None else (model,)))  # none before transformers 5.0
         if fresh and (self._head.learning_rate is not None or self._head.weight_decay is not None):
             _split_head(optimizer, self._head, self._head_parameters(model or self.model))
         return optimizer

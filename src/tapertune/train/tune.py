@@ -106,7 +106,7 @@ def _optuna() -> Any:
     try:
         optuna: Any = importlib.import_module("optuna")
     except ImportError as error:
-        raise TapertuneError("tapertune tune needs optuna: pip install 'tapertune[tune]'") from error
+        raise TapertuneError("tapertune tune needs optuna: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

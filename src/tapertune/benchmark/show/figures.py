@@ -40,7 +40,7 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TapertuneError("figures need matplotlib: pip install 'tapertune[figures]'") from error
+        raise TapertuneError("figures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
