@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..adapt import missing_controller
 from .config import ChainConfig, config_class, make_config
+from .coverage import Coverage, coverage
 from .layer import ChainLayer, layer_class
 from .merged_weight import updates_kept
 from .model import ChainTuner, adapt_model, note_ranks, tuner_class
@@ -21,11 +22,13 @@ __all__ = [
     "ChainConfig",
     "ChainLayer",
     "ChainTuner",
+    "Coverage",
     "FactorParameter",
     "adapt_model",
     "adapted_parts",
     "adapter_parameters",
     "config_class",
+    "coverage",
     "find_config",
     "layer_class",
     "make_config",

@@ -17,7 +17,7 @@ from ..adapt.finite import AUTO, Limit
 from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
-from ..host import find_config, suggest_learning_rate
+from ..host import Coverage, coverage, find_config, suggest_learning_rate
 from ..methods.rates import SuggestedRate
 from .continuation import Continuation, trainer_of
 from .loop import attach_to, build_controller
@@ -51,7 +51,7 @@ class TapertuneCallback(TrainerCallback):
             waited for at each step, training ends at the next look (log, save, end). None: nothing is looked at.
 
     Attributes:
-        controller: from the start of training on.
+        controller, coverage: from the start of training on; what of the model is under the adapter.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class TapertuneCallback(TrainerCallback):
         self.plan, self.events, self.adapter_name = plan, events, adapter_name
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
+        self.coverage: Coverage | None = None
         self._continuation = Continuation()
         self._tracked = Tracked()
         self._facts: dict[str, Any] = {}
@@ -78,6 +79,7 @@ class TapertuneCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._warned, self._last_save = False, -1
+        self._say_coverage(kwargs["model"], state)
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
         keep = 0 if saved is None else saved["json"]["events"] or 0
@@ -111,6 +113,17 @@ class TapertuneCallback(TrainerCallback):
         _WatchedState.watch(state, self)
         self._continuation.begin(state, None if saved is None else saved["json"].get("trainer"), folder)
         self._tracked.begin(self._continuation.trainer, self.controller)
+
+    def _say_coverage(self, model: Any, state: TrainerState) -> None:
+        """Logs what of the model is under the adapter; as a warning where something is left out that nobody chose to.
+
+        Raises:
+            TapertuneError: nothing that is computed is.
+        """
+        self.coverage = coverage(model, self.adapter_name)
+        self.coverage.check()
+        if state.is_world_process_zero:
+            _log.log(logging.WARNING if self.coverage.unexpected else logging.INFO, "%s", self.coverage)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -24,6 +24,7 @@ from .comparison import compare_logits
 from .completion import complete, target_names, unfused
 from .exports import ExportForm, ExportReport, ModuleExport
 from .folder import CONFIG, WEIGHTS
+from .layer_kinds import LINEAR, LayerKind, is_inside
 from .saved import SavedAdapter, check, read_adapter, read_config
 from .servers import RAGGED, saved_beside_note, vllm_rank
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
@@ -43,6 +44,10 @@ class _Contents:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: bool = False
+    kinds: dict[str, LayerKind] = field(default_factory=dict)
+
+    def kind(self, module: str) -> LayerKind:
+        return self.kinds.get(module, LINEAR)
 
 
 def export_lora(
@@ -168,6 +173,10 @@ def _export(
         )
     if shapes is not None:
         _check_modules(adapter, shapes, contents)
+        contents.kinds |= shapes.kinds
+    contents.kinds |= adapter.kinds
+    for module in adapter.modules:
+        contents.kind(module).check_lora(module)
     for module in adapter.modules:
         _add(contents, adapter, module, form)
     if not contents.pairs:
@@ -288,8 +297,8 @@ def _write(folder: Path, adapter: SavedAdapter, contents: _Contents, config: dic
 
     state: dict[str, Tensor] = {ROOT + name: tensor.clone().contiguous() for name, tensor in adapter.extras.items()}
     for module, (down, up) in contents.pairs.items():
-        state[f"{ROOT}{module}.lora_A.weight"] = down.contiguous()
-        state[f"{ROOT}{module}.lora_B.weight"] = up.contiguous()
+        for name, tensor in contents.kind(module).lora(down, up).items():
+            state[f"{ROOT}{module}.{name}"] = tensor.contiguous()
     save_file(state, folder / WEIGHTS, {"format": "pt"})
     write_json(folder / CONFIG, config)
 
@@ -298,8 +307,9 @@ def _config(adapter: SavedAdapter, contents: _Contents, rank: int | None, shapes
     """The fields that every version of PEFT's LoRA knows, and the version that wrote them, which later ones ask for."""
     import peft
 
-    config = adapter.config
-    ranks = {module: down.shape[0] for module, (down, _) in contents.pairs.items()}
+    config, tokens = adapter.config, adapter.config.trainable_token_indices
+    ranks = {module: contents.kind(module).rank(down.shape[0]) for module, (down, _) in contents.pairs.items()}
+    named = [module for module in ranks if not is_inside(module)]
     # PEFT takes the first pattern that a module's path ends with: the longer of two must come first, and each have one
     ordered = sorted(ranks, key=lambda module: (-len(module), module))
     pattern = {module: ranks[module] for module in ordered} if len(set(ranks.values())) > 1 else {}
@@ -315,10 +325,11 @@ def _config(adapter: SavedAdapter, contents: _Contents, rank: int | None, shapes
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": shapes is not None and shapes.transposed,
-        "target_modules": sorted(ranks) if rank is None else target_names(ranks, shapes),
+        "target_modules": sorted(named) if rank is None else target_names(named, shapes),
         "modules_to_save": config.modules_to_save if adapter.extras else None,
         "rank_pattern": pattern,
         "alpha_pattern": dict(pattern),
         "init_lora_weights": True,
         "use_rslora": False,
+        **({} if tokens is None else {"trainable_token_indices": tokens}),
     }

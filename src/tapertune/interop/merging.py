@@ -154,7 +154,7 @@ def add_update(weight: Tensor, adapter: SavedAdapter, module: str, transposed: b
     Returns:
         the part of the update that the weight's dtype could not take, relative to the update (Frobenius).
     """
-    target = weight.T if transposed else weight
+    target = weight.T if transposed else weight.view(weight.shape[0], -1)
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     pair = [t.to(wide) for t in adapter.low_rank(module)] if adapter.chain.linear else None
     d_out, d_in = target.shape

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
-from ..host import ChainLayer, find_config
+from ..host import ChainLayer, Coverage, coverage, find_config
 from ..host.ranks import width_remark
 from ..methods.rates import SuggestedRate
 from ..runfile.arguments import AUTO
@@ -39,6 +39,7 @@ class Prepared:
         counts: what became of the rows of each split that is in memory.
         notes: what the user should know of them.
         rule: the learning rate that the method's rule gives; the run's own, where it is ``auto``.
+        coverage: what of the model is under the adapter; None without one.
     """
 
     settings: RunSettings
@@ -50,6 +51,7 @@ class Prepared:
     counts: dict[str, Counts] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     rule: SuggestedRate
+    coverage: Coverage | None = None
 
 
 def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepared:
@@ -111,7 +113,21 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
         + [note for name, pair in splits.items() for note in data_notes(task, *pair, train=name == "train")]
         + loaded.notes,
         rule=rule,
+        coverage=_coverage(settings, built),
     )
+
+
+def _coverage(settings: RunSettings, built: Built) -> Coverage | None:
+    """What of the model is under the adapter.
+
+    Raises:
+        TapertuneError: nothing that is computed is.
+    """
+    if settings.method.name in BASELINES:
+        return None
+    covered = coverage(built.model)
+    covered.check()
+    return covered
 
 
 def _rank_notes(settings: RunSettings, built: Built) -> list[str]:
