@@ -111,7 +111,7 @@ def multiple(method: str) -> list[Row]:
     return [
         (f"{row.title} Same", row.peft_name, cls, lin0, lin0),
         (f"{row.title} Different", row.peft_name, cls, lin0, lin1),
-        (f"{row.title} Tokens", f"{row.peft_name}+trainable_tokens", cls, *tokens),
+        (f"{row.title} Tokens", "lora+trainable_tokens", cls, *tokens),
     ]
 
 

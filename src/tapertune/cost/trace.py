@@ -1,4 +1,4 @@
-"""What one row takes in the layers of a model that have a matrix, and where gradients go: as seen in one forward pass."""
+"""What one row takes in a model's layers with a matrix, and where gradients go: as seen in one forward pass."""
 
 from __future__ import annotations
 

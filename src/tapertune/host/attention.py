@@ -34,13 +34,18 @@ class AttentionLayer(ChainLayer):
     def facts_of(base: nn.Module) -> dict[str, Any]:
         return {"type": "MultiheadAttention"}
 
+    @staticmethod
+    def inner_paths(path: str) -> list[str]:
+        """Paths of the layers within one at this path."""
+        return [f"{path}.base_layer.{_OUT}"]
+
     def update_layer(self, adapter_name: str, config: ChainConfig) -> None:
         super().update_layer(adapter_name, config)
         base: Any = self.get_base_layer()
         if isinstance(base.out_proj, ChainLayer):
             base.out_proj.update_layer(adapter_name, config)
         else:
-            path = f"{self.module_path}.base_layer.{_OUT}"
+            (path,) = self.inner_paths(self.module_path)
             base.out_proj = layer_class(self.method.name)(base.out_proj, adapter_name, config, path)
 
     def __getattr__(self, name: str) -> Any:

@@ -57,8 +57,8 @@ class ChainConfig(PeftConfig):
     trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
         default=None,
         metadata={
-            "help": "tokens whose embeddings train beside the adapter (PEFT's trainable tokens): their numbers, or lists"
-            " of them by the embedding's name"
+            "help": "tokens whose embeddings train beside the adapter (PEFT's trainable tokens): their numbers, or"
+            " lists of them by the embedding's name"
         },
     )
     init_weights: bool = field(

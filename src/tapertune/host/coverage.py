@@ -94,8 +94,8 @@ class Coverage:
 
     def __str__(self) -> str:
         line = (
-            f"coverage: {self.modules} layers with {_percent(self._of_parameters)} of {self.parameters:,} parameters and"
-            f" {_percent(self._of_flops)} of the FLOPs are under the adapter"
+            f"coverage: {self.modules} layers with {_percent(self._of_parameters)} of {self.parameters:,} parameters"
+            f" and {_percent(self._of_flops)} of the FLOPs are under the adapter"
         )
         if self.left_out:
             named = self.left_out[:_MOST_NAMED]

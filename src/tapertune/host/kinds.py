@@ -62,6 +62,11 @@ def _combined(method: str, kind: type[ChainLayer]) -> type[ChainLayer]:
     return cls
 
 
+def paths_of(path: str, base: nn.Module) -> list[str]:
+    """Paths of the adapted layers that a base layer at this path becomes."""
+    return [path, *AttentionLayer.inner_paths(path)] if kind_of(base) is AttentionLayer else [path]
+
+
 def facts_of(base: nn.Module) -> dict[str, Any]:
     """What its saved adapter's config says of a layer that is no linear one; nothing of one that is."""
     kind: Any = kind_of(base)

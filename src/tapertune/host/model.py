@@ -25,7 +25,7 @@ from .bnb_layout import keep_layout
 from .config import ChainConfig
 from .coverage import coverage_of
 from .fast_path import leave_fast_path, rejoin_fast_path
-from .kinds import adaptable, layer_class_for
+from .kinds import adaptable, layer_class_for, paths_of
 from .layer import ChainLayer, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS
@@ -71,7 +71,9 @@ class ChainTuner(BaseTuner):
         matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)
-        rename_modules(peft_config, list(modules))
+        rename_modules(
+            peft_config, [path for name, module in modules.items() for path in paths_of(name, _base(module))]
+        )
         bases = {name: _base(module) for name, module in modules.items()}
         check_memory(peft_config, bases)
         if remark := width_remark(peft_config, bases):
@@ -170,8 +172,8 @@ class ChainTuner(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # peft's own gives the module in the place of a trained copy the copy's weight, and not every module has one
-        if isinstance(child, AuxiliaryTrainingWrapper):
+        # peft's own gives a module that comes back the weight of what was in its place, and not every module has one
+        if isinstance(child, AuxiliaryTrainingWrapper) or isinstance(new_module, nn.MultiheadAttention):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)

@@ -18,6 +18,7 @@ from ..errors import TapertuneError, nearest
 from ..files import check_free, whole_folder, write_json, write_text
 from ..host import ChainLayer, adapted_parts
 from ..host.module_names import ROOT
+from .attention_output import times_added
 from .card import export_card
 from .checkpoint import base_input_widths
 from .comparison import compare_logits
@@ -26,7 +27,7 @@ from .exports import ExportForm, ExportReport, ModuleExport
 from .folder import CONFIG, WEIGHTS
 from .layer_kinds import LINEAR, LayerKind, is_inside
 from .saved import SavedAdapter, check, read_adapter, read_config
-from .servers import RAGGED, saved_beside_note, vllm_rank
+from .servers import ADDED_TWICE, RAGGED, saved_beside_note, vllm_rank
 from .shapes import BaseShapes, BaseUnknown, shapes_of_base, shapes_of_model
 from .truncation import Pair, cuts, in_float32, relative_error, spectrum_of_delta, spectrum_of_product
 
@@ -184,6 +185,8 @@ def _export(
     if form.ragged:
         contents.notes.append(RAGGED)
     rank = None if form.ragged else _fill(contents, adapter, form, shapes)
+    if any(map(is_inside, contents.pairs)) and times_added() != 1:
+        contents.notes.append(ADDED_TWICE)
     if adapter.extras:
         contents.notes.append(saved_beside_note(sorted(adapter.extras)))
     config = _config(adapter, contents, rank, shapes)
@@ -297,6 +300,7 @@ def _write(folder: Path, adapter: SavedAdapter, contents: _Contents, config: dic
 
     state: dict[str, Tensor] = {ROOT + name: tensor.clone().contiguous() for name, tensor in adapter.extras.items()}
     for module, (down, up) in contents.pairs.items():
+        up = up / times_added() if is_inside(module) else up
         for name, tensor in contents.kind(module).lora(down, up).items():
             state[f"{ROOT}{module}.{name}"] = tensor.contiguous()
     save_file(state, folder / WEIGHTS, {"format": "pt"})

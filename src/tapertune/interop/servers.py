@@ -17,6 +17,10 @@ RAGGED = (
     " a layer lacks a module"
 )
 
+ADDED_TWICE = (
+    "the installed PEFT adds the update of an nn.MultiheadAttention's output projection twice, so half of it is written"
+)
+
 
 def vllm_rank(rank: int) -> int:
     """The smallest of vLLM's ranks that is not below.
