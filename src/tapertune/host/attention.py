@@ -6,11 +6,11 @@ layer of its own within. There is no dropout of the adapter's input, which is no
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..errors import TapertuneError
 from .config import ChainConfig
@@ -67,16 +67,20 @@ class AttentionLayer(ChainLayer):
             raise TapertuneError(
                 f"adapter_names: {self.module_path!r} is a MultiheadAttention, in which all rows have one adapter"
             )
-        if self.disable_adapters and self.merged:
-            self.unmerge()
+        if self.disable_adapters:
+            for layer in (self, self.projection):
+                if layer.merged:
+                    layer.unmerge()
         names = [] if self.disable_adapters or self.merged else self.present_adapters()
         if not names:
             return self.base_layer(query, *args, **kwargs)
         out = self.projection
-        weights = {_IN: _sum(self, names)}
-        if not out.merged:
-            weights[f"{_OUT}.base_layer.weight"] = _sum(out, [name for name in names if name in out.chains])
-        return functional_call(self.base_layer, weights, (query, *args), kwargs)
+        base = self.get_base_layer()
+        with _in_place(base, _IN, _sum(self, names)):
+            if out.merged:
+                return self.base_layer(query, *args, **kwargs)
+            with _in_place(out.get_base_layer(), "weight", _sum(out, [name for name in names if name in out.chains])):
+                return self.base_layer(query, *args, **kwargs)
 
     def get_base_weight(self) -> Tensor:
         return cast(Any, self.get_base_layer()).in_proj_weight.data
@@ -95,6 +99,21 @@ class AttentionLayer(ChainLayer):
         base = self.get_base_layer()
         base.out_proj = out.get_base_layer()
         return base
+
+
+@contextmanager
+def _in_place(module: nn.Module, name: str, tensor: Tensor) -> Iterator[None]:
+    """While inside, a module's attribute is this tensor. Its parameter stays registered, wherever a sharding wrapper
+    keeps it: an attribute of the instance is found before it."""
+    attributes = vars(module)
+    before = attributes.get(name)
+    attributes[name] = tensor
+    try:
+        yield
+    finally:
+        del attributes[name]
+        if before is not None:
+            attributes[name] = before
 
 
 def _sum(layer: ChainLayer, names: list[str]) -> Tensor:

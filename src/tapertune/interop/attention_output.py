@@ -1,8 +1,8 @@
 """How often PEFT's LoRA adds the update of an attention's output projection.
 
-``peft.tuners.lora.MultiheadAttention`` puts a merged weight into the projection and then has the projection merge, which
-in the versions so far adds the same update again. An export is to give the same outputs there, so the installed PEFT is
-asked.
+``peft.tuners.lora.MultiheadAttention`` puts a merged weight into the projection and then has the projection merge,
+which in the versions so far adds the same update again. An export is to give the same outputs there, so the installed
+PEFT is asked.
 """
 
 from __future__ import annotations
