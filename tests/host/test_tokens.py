@@ -49,9 +49,13 @@ def logits(model: Any) -> Tensor:
         return model(input_ids=IDS).logits
 
 
-@pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize(
-    "method", [name if name in ("lora", "loran") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+    ("method", "tie"),
+    [
+        pytest.param(name, tie, marks=() if (name, tie) in (("lora", True), ("loran", False)) else pytest.mark.slow)
+        for name in METHODS
+        for tie in (True, False)
+    ],
 )
 def test_saved_loaded_merged_and_exported(method: str, tie: bool, tmp_path: Path) -> None:
     base = llama(tie)

@@ -7,12 +7,13 @@ layer of its own within. There is no dropout of the adapter's input, which is no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..errors import TapertuneError
+from .base_fields import BaseFields
 from .config import ChainConfig
 from .layer import ChainLayer, layer_class
 
@@ -20,7 +21,7 @@ _IN = "in_proj_weight"
 _OUT = "out_proj"
 
 
-class AttentionLayer(ChainLayer):
+class AttentionLayer(BaseFields, ChainLayer):
     """An adapted ``nn.MultiheadAttention`` whose queries, keys and values have one width."""
 
     @staticmethod
@@ -47,15 +48,6 @@ class AttentionLayer(ChainLayer):
         else:
             (path,) = self.inner_paths(self.module_path)
             base.out_proj = layer_class(self.method.name)(base.out_proj, adapter_name, config, path)
-
-    def __getattr__(self, name: str) -> Any:
-        """What the layer does not have, the attention has: what surrounds it reads its fields."""
-        with suppress(AttributeError):
-            return super().__getattr__(name)
-        modules = self.__dict__.get("_modules", {})
-        if "base_layer" not in modules or name == "base_layer":
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self.get_base_layer(), name)
 
     @property
     def projection(self) -> ChainLayer:

@@ -13,12 +13,13 @@ from ..errors import TapertuneError
 from ..kernels import FUSED_KERNELS, Call, Reads, keep_mask, kernel_name, narrows, transformed
 from ..kernels.convolution import Window, convolution_update, convolve
 from ..kernels.dropout import keep_scale
+from .base_fields import BaseFields
 from .config import ChainConfig
 from .layer import ChainLayer
 from .widths import CONVOLUTIONS
 
 
-class ConvolutionLayer(ChainLayer):
+class ConvolutionLayer(BaseFields, ChainLayer):
     """An adapted ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``."""
 
     @staticmethod

@@ -15,10 +15,11 @@ from torch.func import functional_call
 
 from ..kernels import Reads
 from ..kernels.lookup import lookup
+from .base_fields import BaseFields
 from .layer import ChainLayer
 
 
-class EmbeddingLayer(ChainLayer):
+class EmbeddingLayer(BaseFields, ChainLayer):
     """An adapted ``nn.Embedding``."""
 
     reads = Reads(tokens=True)

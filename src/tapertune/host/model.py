@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -105,6 +106,12 @@ class ChainTuner(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         rejoin_fast_path(self.get_submodule("model"))
+
+    def _check_merge_allowed(self) -> None:
+        with warnings.catch_warnings():
+            # a page on what merging does to tied weights, which here get a weight of their own (``base_weight``)
+            warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")
+            super()._check_merge_allowed()
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = super()._unload_and_optionally_merge(*args, **kwargs)
