@@ -79,6 +79,22 @@ def custom(method: str) -> list[Row]:
         ("Vanilla MLP 6", "MLP", {"target_modules": ["lin0"], "dropout": 0.1}),
         ("Embedding + transformers Conv1D 1", "EmbConv1D", {"target_modules": ["conv1d"]}),
         ("Conv2d 1", "Conv2d", {"target_modules": ["lin0"]}),
+        ("Embedding + transformers Conv1D 2", "EmbConv1D", {"target_modules": ["emb"]}),
+        ("Embedding + transformers Conv1D 3", "EmbConv1D", {"target_modules": ["emb", "conv1d"]}),
+        (
+            "Embedding + transformers Conv1D 1 trainable_tokens",
+            "EmbConv1D",
+            {"target_modules": ["conv1d"], "trainable_token_indices": {"emb": [0, 10]}},
+        ),
+        ("Conv1d", "Conv1d", {"target_modules": ["conv1d"]}),
+        ("Conv2d 2", "Conv2d", {"target_modules": ["conv2d"]}),
+        ("Conv2d 3", "Conv2d", {"target_modules": ["conv2d", "lin0"]}),
+        ("Conv2d Groups", "Conv2dGroups", {"target_modules": ["conv2d"], METHODS[method].rank: 8}),
+        ("Conv2d Groups2", "Conv2dGroups2", {"target_modules": ["conv2d"], METHODS[method].rank: 8}),
+        ("Conv3d 1", "Conv3d", {"target_modules": ["conv3d"]}),
+        ("Conv3d 2", "Conv3d", {"target_modules": ["conv3d", "lin0"]}),
+        ("MHA 1", "MHA", {"target_modules": ["mha"]}),
+        ("MHA 2", "MHA", {"target_modules": ["mha", "lin0"]}),
     ]
     title, row = METHODS[method].title, config_class(method)
     own = {name: {**kw, **SLOW_STARTS.get((method, model), {})} for name, model, kw in shapes}
@@ -88,10 +104,14 @@ def custom(method: str) -> list[Row]:
 def multiple(method: str) -> list[Row]:
     row, cls = METHODS[method], config_class(method)
     base = {**settings("custom", method), "init_weights": False}
+    tokens = (
+        {**base, "target_modules": ["lin0"], "trainable_token_indices": {"emb": each}} for each in ([0, 1], [3, 4])
+    )
     lin0, lin1 = ({**base, "target_modules": [name]} for name in ("lin0", "lin1"))
     return [
         (f"{row.title} Same", row.peft_name, cls, lin0, lin0),
         (f"{row.title} Different", row.peft_name, cls, lin0, lin1),
+        (f"{row.title} Tokens", "lora+trainable_tokens", cls, *tokens),
     ]
 
 

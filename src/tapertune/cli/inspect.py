@@ -40,6 +40,7 @@ def _print(facts: Mapping[str, Any]) -> None:
         "saved beside": ", ".join(f"{name} {count:,}" for name, count in facts["saved_modules"].items()) or "nothing",
         "frozen": ", ".join(f"{count} {name}" for name, count in sorted(frozen_kinds.items())) or "nothing",
         **({"pruned": f"to rank {min(ranks)} to {max(ranks)} in {len(ranks)} modules"} if ranks else {}),
+        **({"coverage": str(facts["coverage"]).removeprefix("coverage: ")} if facts["coverage"] else {}),
         "weights": f"{facts['bytes']:,} bytes, {', '.join(facts['dtypes'])}",
         "versions": ", ".join(f"{name} {value}" for name, value in facts["versions"].items()) or "not recorded",
     }

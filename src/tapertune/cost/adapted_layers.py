@@ -25,8 +25,7 @@ def adapted_layers(model: nn.Module, adapter: str = "default") -> list[dict[str,
 
 
 def _adapted(layer: ChainLayer, adapter: str) -> Adapted:
-    weight = layer.get_base_layer().weight
-    assert isinstance(weight, torch.Tensor), "a linear layer has a weight"
+    weight = next(layer.get_base_layer().parameters())
     x = torch.empty(0, layer.in_features, dtype=weight.dtype, device=weight.device)
     with torch.enable_grad():
         return Adapted(spec=layer.spec(adapter), call=Call.of(x))

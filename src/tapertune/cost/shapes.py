@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ..adapt.decision import PolicyScope
 from ..adapt.plan import Plan
@@ -25,6 +24,7 @@ from ..runfile.head_dropout import check_head_dropout
 from ..runfile.settings import BASELINES, RunSettings, adapter_config
 from ..tasks.kinds import get_kind
 from .adapted_layers import adapted_layers
+from .weights import LAYERS, weights
 
 _LLAMA_7B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -74,7 +74,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A linear layer of the base model.
+    """A layer of the base model.
 
     Attributes:
         name: its path.
@@ -97,7 +97,7 @@ class Shape:
         start: parameters that train outside the head: the adapter's, or for ``full`` the base model's.
         head: parameters of the head that trains.
         base: parameters of the model, the head's included.
-        parts: the base model's linear layers.
+        parts: the base model's layers that have a matrix, and its embeddings.
         modules: how many modules are adapted.
         vectors: parameters of vectors among those that train in the adapter; freezing leaves them alone.
         held: parameters of the adapter, those that do not train included; shared ones once.
@@ -187,9 +187,9 @@ def shape_of(settings: RunSettings, base: Any, kind: str) -> Shape:
         head=sum(inside.values()),
         base=total,
         parts=tuple(
-            Part(name=name, weights=module.weight.numel(), head=f"{name}.weight" in inside)
+            Part(name=name, weights=weights(module), head=f"{name}.weight" in inside)
             for name, module in base.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
+            if isinstance(module, (*LAYERS, nn.Embedding))
         ),
     )
     return shape if settings.method.name in BASELINES else _adapted(settings, base, head, shape)

@@ -1,4 +1,4 @@
-"""What one row takes in the linear layers of a model, and where gradients go: as seen in one forward pass."""
+"""What one row takes in a model's layers with a matrix, and where gradients go: as seen in one forward pass."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ..host import ChainLayer
 from ..host.module_names import ROOT, layer_path
-from .weights import weights
+from ..host.widths import CONVOLUTIONS
+from .weights import LAYERS, weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call of a linear layer.
+    """A call of a layer.
 
     Attributes:
         module: the layer's path in the base model.
@@ -63,7 +63,7 @@ def calls(model: nn.Module, head: Sequence[str], length: int) -> list[Call]:
             source = next((i for i, known in enumerate(sources) if known is x), len(sources))
             if source == len(sources):
                 sources.append(x)
-            vectors = x.numel() // x.shape[-1]
+            vectors = _vectors(layer, x, output)
             model_calls.append(
                 Call(
                     module=module.module_path if isinstance(module, ChainLayer) else name.removeprefix(ROOT),
@@ -71,8 +71,8 @@ def calls(model: nn.Module, head: Sequence[str], length: int) -> list[Call]:
                     vectors=vectors,
                     source=source,
                     input_grad=x.requires_grad,
-                    output_grad=output.requires_grad,
-                    weight_grad=layer.get_parameter("weight").requires_grad,
+                    output_grad=_first(output).requires_grad,
+                    weight_grad=next(layer.parameters()).requires_grad,
                     head=name in outside,
                 )
             )
@@ -90,6 +90,19 @@ def calls(model: nn.Module, head: Sequence[str], length: int) -> list[Call]:
         for hook in hooks:
             hook.remove()
     return model_calls
+
+
+def _first(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _vectors(layer: nn.Module, x: Tensor, output: Any) -> int:
+    """How many vectors a layer makes: a token's, or one for each position of a convolution."""
+    if isinstance(layer, nn.Embedding):
+        return x.numel()
+    if isinstance(layer, CONVOLUTIONS):
+        return output.numel() // layer.out_channels
+    return x.numel() // x.shape[-1]
 
 
 def _row(model: nn.Module, length: int) -> dict[str, Tensor]:
@@ -110,7 +123,7 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module
     for name, module in model.named_modules():
         if isinstance(module, ChainLayer):
             yield name, module, module.get_base_layer()
-        elif isinstance(module, nn.Linear | Conv1D) and id(module) not in inside:
+        elif isinstance(module, LAYERS) and id(module) not in inside:
             yield name, module, module
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..host.widths import CONVOLUTIONS, widths_of
+
+LAYERS = (nn.Linear, Conv1D, *CONVOLUTIONS)
+"""Layers whose work is a product with a matrix."""
+
 
 def weights(module: nn.Module) -> int:
-    """Elements of a linear layer's matrix, however they are packed."""
-    if isinstance(module, Conv1D):
-        return module.weight.numel()
-    assert isinstance(module, nn.Linear), "only linear layers have a matrix"
-    return module.in_features * module.out_features
+    """Elements of the matrix that each vector of a layer's output takes a product with, however they are packed; none
+    of an embedding, which copies."""
+    if isinstance(module, nn.Embedding):
+        return 0
+    d_in, d_out = widths_of(module)
+    return d_in * d_out
 
 
 def sizes(model: nn.Module) -> dict[str, int]:

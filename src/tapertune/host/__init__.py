@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..adapt import missing_controller
 from .config import ChainConfig, config_class, make_config
+from .coverage import Coverage, coverage
 from .layer import ChainLayer, layer_class
 from .loading import load_adapted
 from .merged_weight import updates_kept
@@ -22,11 +23,13 @@ __all__ = [
     "ChainConfig",
     "ChainLayer",
     "ChainTuner",
+    "Coverage",
     "FactorParameter",
     "adapt_model",
     "adapted_parts",
     "adapter_parameters",
     "config_class",
+    "coverage",
     "find_config",
     "layer_class",
     "load_adapted",

@@ -61,6 +61,13 @@ class ChainConfig(PeftConfig):
             " layers_to_transform when the adapter is made"
         },
     )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None,
+        metadata={
+            "help": "tokens whose embeddings train beside the adapter (PEFT's trainable tokens): their numbers, or"
+            " lists of them by the embedding's name"
+        },
+    )
     init_weights: bool = field(
         default=True, metadata={"help": "initialise as the method says; False starts from a random update, for tests"}
     )
@@ -83,6 +90,14 @@ class ChainConfig(PeftConfig):
     adapted_modules: list[str] = field(
         default_factory=list,
         metadata={"help": "paths of all modules, where frozen or ranks name some; written when the adapter is saved"},
+    )
+    layer_kinds: dict[str, dict[str, Any]] = field(
+        default_factory=dict,
+        metadata={"help": "what adapted layers are, by module, where not linear; written when the adapter is saved"},
+    )
+    coverage: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "shares of the base model that are adapted; written when the adapter is saved"},
     )
     shared_sizes: dict[str, int] = field(
         default_factory=dict,
@@ -158,6 +173,7 @@ _OF_A_RUN = (
     "layers_to_transform",
     "layers_pattern",
     "train_layers",
+    "trainable_token_indices",
     "init_weights",
     "factor_rates",
 )
@@ -187,7 +203,8 @@ def check_module_names(config: ChainConfig) -> None:
         if isinstance(layer, bool) or not isinstance(layer, int):
             raise bad_value("layers_to_transform", layers, "a layer's number, or a list of them")
     flag("init_weights", config.init_weights)
-    for name in ("frozen", "ranks", "shared_sizes"):
+    check_token_numbers(config.trainable_token_indices)
+    for name in ("frozen", "ranks", "layer_kinds", "coverage", "shared_sizes"):
         if not isinstance(getattr(config, name), Mapping):
             raise bad_value(name, getattr(config, name), "a mapping")
 
@@ -204,6 +221,19 @@ def check_train_layers(config: ChainConfig) -> None:
         raise TapertuneError("train_layers and layers_to_transform both say which layers are adapted: give one of them")
     if isinstance(targets, str) and targets.lower() != "all-linear":
         raise bad_value("train_layers", value, "None when target_modules is one regular expression")
+
+
+def check_token_numbers(given: Any) -> None:
+    """Raises TapertuneError unless these are numbers of tokens, or lists of them by an embedding's name."""
+    name = "trainable_token_indices"
+    lists = given if isinstance(given, Mapping) else {} if given is None else {"": given}
+    for module, numbers in lists.items():
+        where = f"{name}.{module}" if module else name
+        if not isinstance(numbers, list | tuple):
+            raise bad_value(where, numbers, "a list of tokens' numbers, or such lists by the embedding's name")
+        natural = [n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+        if len(natural) < len(numbers) or not natural or len(set(natural)) < len(natural):
+            raise bad_value(where, list(numbers), "a list of different whole numbers, zero or more")
 
 
 def check_factor_rates(given: Any, names: tuple[str, ...]) -> None:

@@ -1,4 +1,7 @@
-"""One adapter layer for every chain, over ``nn.Linear`` and transformers' ``Conv1D``, quantised bases included."""
+"""One adapter layer for every chain, over ``nn.Linear`` and transformers' ``Conv1D``, quantised bases included.
+
+Layers of other kinds are made of it in files of their own (``kinds``).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -21,6 +24,7 @@ from ..kernels import (
     Call,
     InputDropout,
     Path,
+    Reads,
     Spec,
     choose,
     keep_mask,
@@ -30,6 +34,7 @@ from ..kernels import (
     transformed,
 )
 from ..methods import Diagonal, Method, Update, get_method
+from .base_weight import OwnWeight, add_to_base
 from .config import ChainConfig
 from .factor_modules import FactorWeight, SharedWeight, is_shared, of_one_dtype, shared_weights
 from .merged_weight import MergedWeight, mergeable
@@ -37,6 +42,7 @@ from .module_names import module_kind
 from .older_peft import TunerLayer, quantization_extra_repr, resolve_quantization_backend
 from .shared_input import SharedInput
 from .snapshot import Snapshot, is_plain
+from .widths import widths_of
 
 BASE_ROWS = "__base__"
 """Names the base model in ``adapter_names``, as in PEFT."""
@@ -55,6 +61,7 @@ class ChainLayer(nn.Module, TunerLayer):
 
     method: Method  # of the class made by layer_class
     cast_input_dtype_enabled = True  # PEFT's disable_input_dtype_casting sets it on layers
+    reads = Reads()  # what one vector of its input is
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: ChainConfig, current_key: str, **quantization: Any
@@ -62,7 +69,7 @@ class ChainLayer(nn.Module, TunerLayer):
         super().__init__()
         self.base_layer = base_layer
         base = self.get_base_layer()
-        self.in_features, self.out_features = cast("tuple[int, int]", _get_in_out_features(base))
+        self.in_features, self.out_features = widths_of(base)
         self.fan_in_fan_out = isinstance(base, Conv1D)
         self.module_path = current_key
         self.kind = module_kind(current_key, self.in_features, self.out_features)
@@ -78,6 +85,7 @@ class ChainLayer(nn.Module, TunerLayer):
         self.shared_input = SharedInput([self])
         self.snapshot: Snapshot | None = None
         self.merged_weight = MergedWeight()
+        self.own_weight = OwnWeight()
         self.quantization_backend = resolve_quantization_backend(base, **quantization)
         self.update_layer(adapter_name, config)
 
@@ -99,7 +107,7 @@ class ChainLayer(nn.Module, TunerLayer):
             weight = torch.empty(factor.shape(sizes))
             if weight.device.type != "meta" and weight.numel():
                 if config.init_weights:
-                    factor.init(weight)
+                    self.initialise(factor, weight)
                 else:
                     nn.init.normal_(weight, std=weight.shape[-1] ** -0.5 if weight.dim() == 2 else 1.0)
             rank_axis = factor.symbols.index(self.method.rank) if gated and self.method.rank in factor.symbols else None
@@ -115,6 +123,19 @@ class ChainLayer(nn.Module, TunerLayer):
         self.freeze_factors(adapter_name, [*held, *config.frozen.get(self.module_path, ())])
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @staticmethod
+    def facts_of(base: nn.Module) -> dict[str, Any]:
+        """What a saved adapter's config has to say of a base layer; nothing of a linear one."""
+        return {}
+
+    def initialise(self, factor: Any, weight: Tensor) -> None:
+        """Fills a fresh factor as the method says."""
+        factor.init(weight)
+
+    def to_layout(self, delta: Tensor) -> Tensor:
+        """An update (d_out, d_in) in the layout of the base weight."""
+        return delta.T if self.fan_in_fan_out else delta
 
     def _container(self, factor: str) -> nn.ModuleDict:
         name = self.method.prefix + factor
@@ -208,7 +229,8 @@ class ChainLayer(nn.Module, TunerLayer):
         if state is not None and state.adapter == adapter_name:
             return state.spec
         shape, dropout = (self.out_features, self.in_features), self.dropout(adapter_name) is not None
-        return Spec.of(self.chains[adapter_name], self.tensors(adapter_name), shape, dropout=dropout, plain=False)
+        tensors = self.tensors(adapter_name)
+        return Spec.of(self.chains[adapter_name], tensors, shape, dropout=dropout, plain=False, reads=self.reads)
 
     def can_merge(self, adapter_name: str) -> bool:
         """Whether base and adapter are such that one weight can stand for both: a plain ``nn.Linear`` in float32 or
@@ -315,7 +337,7 @@ class ChainLayer(nn.Module, TunerLayer):
         if dtype in (torch.float16, torch.bfloat16):
             tensors = {name: tensor.float() for name, tensor in tensors.items()}
         delta = self.chains[adapter].delta_weight(tensors) * self.scaling[adapter]
-        return (delta.T if self.fan_in_fan_out else delta).to(dtype)
+        return self.to_layout(delta).to(dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds adapters to the base weight.
@@ -330,7 +352,7 @@ class ChainLayer(nn.Module, TunerLayer):
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.chains:
-                self._add_to_base(name, 1, safe_merge)
+                add_to_base(self, name, 1, check=safe_merge)
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
@@ -339,7 +361,8 @@ class ChainLayer(nn.Module, TunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         while self.merged_adapters:
-            self._add_to_base(self.merged_adapters.pop(), -1, False)
+            add_to_base(self, self.merged_adapters.pop(), -1)
+        self.own_weight.give_back(self)
 
     def get_base_weight(self) -> Tensor:
         """The base layer's weight, dequantised where it is quantised."""
@@ -352,26 +375,6 @@ class ChainLayer(nn.Module, TunerLayer):
             if state.absmax.dim() == 2:
                 state.absmax = state.absmax.T.reshape(-1).float()
         return super().get_base_weight()
-
-    @torch.no_grad()
-    def _add_to_base(self, adapter_name: str, sign: int, check: bool) -> None:
-        backend = self.quantization_backend
-        if backend is not None and not backend.supports_merge:
-            raise TapertuneError(
-                f"{self.module_path} is quantised with {backend.backend_name}, which cannot be merged into"
-            )
-        delta = self.get_delta_weight(adapter_name)
-        weight = self.get_base_weight()
-        if not self.chains[adapter_name].linear and weight.dtype in (torch.float16, torch.bfloat16):
-            warnings.warn(
-                f"{self.module_path}: merging into {weight.dtype} keeps the low-rank part of the update but rounds "
-                "away most of what its elementwise map adds; merge into a float32 base to keep both",
-                stacklevel=4,
-            )
-        merged = weight + (sign * delta).to(weight.device, weight.dtype)
-        if check and not torch.isfinite(merged).all():
-            raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter_name} seems to be broken")
-        self.set_base_weight(merged)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -390,10 +393,3 @@ def layer_class(name: str) -> type[ChainLayer]:
     cls = type(f"{row.title}Layer", (ChainLayer,), {"method": row, "__module__": __name__})
     setattr(sys.modules[__name__], cls.__name__, cls)  # where pickle looks for it
     return cls
-
-
-def adaptable(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that a chain can be put beside."""
-    if isinstance(module, nn.Linear | Conv1D):
-        return True
-    return resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None) is not None

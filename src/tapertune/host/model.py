@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -13,7 +14,6 @@ from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
     _ExcludedModule,
-    _get_in_out_features,
     _maybe_include_all_linear_layers,
 )
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -21,18 +21,24 @@ from torch import nn
 
 from ..errors import TapertuneError
 from ..methods import Matrix, get_method
+from .base_weight import find_ties
 from .bnb_layout import keep_layout
 from .config import ChainConfig
+from .coverage import coverage_of
 from .fast_path import leave_fast_path, rejoin_fast_path
-from .layer import ChainLayer, adaptable, layer_class
+from .kinds import adaptable, layer_class_for, paths_of
+from .layer import ChainLayer, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS, layer_index, top_layers
 from .older_peft import get_quantization_kwargs
 from .patterns import check_patterns
 from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
+from .search import AdaptedPart
 from .shared_input import link
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
+from .tokens import check_tokens
+from .widths import widths_of
 
 
 class ChainTuner(BaseTuner):
@@ -76,11 +82,14 @@ class ChainTuner(BaseTuner):
         matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)
-        rename_modules(peft_config, list(modules))
+        rename_modules(
+            peft_config, [path for name, module in modules.items() for path in paths_of(name, _base(module))]
+        )
         bases = {name: _base(module) for name, module in modules.items()}
         check_memory(peft_config, bases)
         if remark := width_remark(peft_config, bases):
             log.warning(remark)
+        check_tokens(peft_config, model)
         self._share(peft_config, modules.values())
 
     def _share(self, peft_config: Any, modules: Iterable[nn.Module]) -> None:
@@ -88,7 +97,7 @@ class ChainTuner(BaseTuner):
         peft_config.projections.clear()
         chain = peft_config.row.chain(peft_config.settings())
         if any(isinstance(f, Matrix) and f.shared for f in chain) and not peft_config.shared_sizes:
-            widths = [_get_in_out_features(_base(module)) for module in modules]
+            widths = [widths_of(_base(module)) for module in modules]
             for symbol, sides in zip(("d_in", "d_out"), zip(*widths, strict=True), strict=False):
                 peft_config.shared_sizes[symbol] = max(sides)
 
@@ -100,6 +109,7 @@ class ChainTuner(BaseTuner):
         keep_layout(model, trains=not config.inference_mode)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         link(model, self.tuner_layer_cls)
+        find_ties(model, self.tuner_layer_cls)
         leave_fast_path(model)
         if not config.inference_mode:
             exists = functools.partial(self._check_target_module_exists, config)
@@ -112,6 +122,12 @@ class ChainTuner(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         rejoin_fast_path(self.get_submodule("model"))
+
+    def _check_merge_allowed(self) -> None:
+        with warnings.catch_warnings():
+            # a page on what merging does to tied weights, which here get a weight of their own (``base_weight``)
+            warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")
+            super()._check_merge_allowed()
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = super()._unload_and_optionally_merge(*args, **kwargs)
@@ -172,14 +188,15 @@ class ChainTuner(BaseTuner):
         if not adaptable(base):
             raise unsupported(current_key, base)
         quantization = get_quantization_kwargs(self.model)
-        layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key, **quantization)
+        kind = layer_class_for(self.tuner_layer_cls.method.name, base)
+        layer = kind(target, adapter_name, peft_config, current_key, **quantization)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # peft's own gives the module in the place of a trained copy the copy's weight, and not every module has one
-        if isinstance(child, AuxiliaryTrainingWrapper):
+        # peft's own gives a module that comes back the weight of what was in its place, and not every module has one
+        if isinstance(child, AuxiliaryTrainingWrapper) or isinstance(new_module, nn.MultiheadAttention):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
@@ -206,6 +223,9 @@ def note_ranks(model: Any, adapter_name: str) -> None:
     ranks = {layer.module_path: layer.rank(adapter_name) for layer in layers}
     config.ranks = {module: rank for module, rank in ranks.items() if rank != full}
     config.adapted_modules = list(ranks) if config.ranks or config.frozen else []
+    facts = {layer.module_path: (layer, layer.facts_of(layer.get_base_layer())) for layer in layers}
+    config.coverage = coverage_of(AdaptedPart(path="", module=model, config=config), adapter_name).facts()
+    config.layer_kinds = {path: {**known, "d_in": layer.in_features} for path, (layer, known) in facts.items() if known}
 
 
 def _base(module: nn.Module) -> nn.Module:

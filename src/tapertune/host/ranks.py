@@ -11,13 +11,13 @@ from typing import Any
 
 import psutil
 import torch
-from peft.tuners.tuners_utils import _get_in_out_features
 from torch import nn
 
 from ..errors import TapertuneError
 from ..methods import Matrix
 from .config import ChainConfig
 from .module_names import module_kind
+from .widths import widths_of
 
 log = logging.getLogger("tapertune.ranks")
 _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -146,7 +146,7 @@ def _places(config: ChainConfig, modules: Mapping[str, nn.Module]) -> Iterator[_
     settings, row = config.settings(), config.row
     chain = row.chain(settings)
     for path, module in modules.items():
-        d_in, d_out = (int(width) for width in _get_in_out_features(module))  # type: ignore[arg-type]
+        d_in, d_out = widths_of(module)
         rank = config.ranks.get(path, getattr(settings, row.rank))
         kind = module_kind(path, d_in, d_out)
         trained = () if config.inference_mode else tuple(f.name for f in chain if row.trains(settings, f.name, kind))

@@ -14,7 +14,8 @@ from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 
 from ..errors import TapertuneError, nearest
-from .layer import ChainLayer, adaptable
+from .kinds import SUPPORTED, adaptable, is_linear
+from .layer import ChainLayer
 
 Matches = Callable[[str], Any]
 """Of a path, whether a config takes it; falsy where it does not, or where it excludes it."""
@@ -37,7 +38,8 @@ def check_names(targets: Iterable[str], model: nn.Module) -> None:
         if hit is not None:
             raise _is_parameter(repr(target), hit, model)
         stacks = stacked_parameters(model)
-        guess = nearest(target, _endings(_linear(model)) | _endings(stacks))
+        known = [path for path, module in model.named_modules() if path and adaptable(module)]
+        guess = nearest(target, _endings(known) | _endings(stacks))
         hint = "" if guess is None else f"; did you mean {guess!r}?"
         if guess is None and stacks:
             guess = next(iter(stacks)).rpartition(".")[2]
@@ -71,9 +73,11 @@ def check_called(modules: Iterable[str], model: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
         kind = type(model.get_submodule(parent))
         if in_attention(model, path):
-            reason = "nn.MultiheadAttention reads its weight rather than call it"
+            reason = "nn.MultiheadAttention reads its weight rather than call it; name the attention itself"
         elif hasattr(model.get_submodule(parent), "A_log") and _reads(kind, name) and _has_kernels(name):
             reason = f"it is incompatible with Mamba-based models, as the kernels of {kind.__name__} read its weight"
+        elif _only_reads(kind, name):
+            reason = f"{kind.__name__} reads its weight rather than call it"
         else:
             continue
         raise TapertuneError(
@@ -135,10 +139,7 @@ def warn_of_rest(
 
 def unsupported(path: str, module: nn.Module) -> ValueError:
     """The error for a target that is a module of the wrong kind."""
-    text = (
-        f"Target module {path!r} is a {type(module).__name__}, which is not supported. "
-        "Linear layers (torch.nn.Linear, transformers' Conv1D and their quantised forms) are."
-    )
+    text = f"Target module {path!r} is a {type(module).__name__}, which is not supported. {SUPPORTED}"
     stacks = [name for name in stacked_parameters(module) if "." not in name]
     if stacks:
         text += f" Its weights are 3D parameters ({', '.join(stacks)})."
@@ -157,7 +158,7 @@ def _attention_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _linear(model: nn.Module) -> list[str]:
     """The paths that ``target_modules`` may name."""
-    return [p for p, module in model.named_modules() if p and adaptable(module) and not in_attention(model, p)]
+    return [p for p, module in model.named_modules() if p and is_linear(module) and not in_attention(model, p)]
 
 
 def _is_parameter(what: str, name: str, model: nn.Module) -> TapertuneError:
@@ -183,14 +184,29 @@ def _reads(kind: type[nn.Module], name: str) -> bool:
     try:
         return f"self.{name}.weight" in inspect.getsource(kind)
     except (OSError, TypeError):  # no source at hand
-        return name in ("out_proj", "x_proj", "dt_proj")
+        return name in ("out_proj", "x_proj", "dt_proj", "conv1d")
+
+
+@functools.cache
+def _only_reads(kind: type[nn.Module], name: str) -> bool:
+    """Whether a module's forward reads the weight of a part of it and never calls that part."""
+    if kind.__module__.startswith("torch.nn."):
+        return False
+    try:
+        source = inspect.getsource(kind.forward)
+    except (OSError, TypeError):
+        return False
+    return f"self.{name}.weight" in source and f"self.{name}(" not in source
 
 
 @functools.cache
 def _has_kernels(name: str) -> bool:
     """Whether Mamba's kernels may come to read a module's weight. The output projection is refused in any case, as by
-    PEFT, so that an adapter made here can be used elsewhere."""
-    return name == "out_proj" or any(_is_installed(distribution) for distribution in ("mamba-ssm", "kernels"))
+    PEFT, so that an adapter made here can be used elsewhere, and so is the convolution, whose weight is read for each
+    token that is generated."""
+    return name in ("out_proj", "conv1d") or any(
+        _is_installed(distribution) for distribution in ("mamba-ssm", "kernels")
+    )
 
 
 def _is_installed(distribution: str) -> bool:

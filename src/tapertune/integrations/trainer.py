@@ -19,7 +19,7 @@ from ..adapt.plan import Spec
 from ..errors import TapertuneError
 from ..events import EventLog
 from ..files import drop_temporaries
-from ..host import find_config, suggest_learning_rate
+from ..host import Coverage, coverage, find_config, suggest_learning_rate
 from ..layer_cache.cache import LayerCache, check_model
 from ..layer_cache.settings import CacheSettings, cache_settings
 from ..lock import hold, let_go
@@ -59,7 +59,7 @@ class TapertuneCallback(TrainerCallback):
             as ``{"memory": "2GiB", "dropout": "off"}``; see ``tapertune.cache_layers``.
 
     Attributes:
-        controller: from the start of training on.
+        controller, coverage: from the start of training on; what of the model is under the adapter.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class TapertuneCallback(TrainerCallback):
         self.plan, self.events, self.adapter_name = plan, events, adapter_name
         self.resume_from = None if resume_from is None else Path(resume_from)
         self.controller: Controller | None = None
+        self.coverage: Coverage | None = None
         self._continuation = Continuation()
         self._tracked = Tracked()
         self._facts: dict[str, Any] = {}
@@ -95,6 +96,7 @@ class TapertuneCallback(TrainerCallback):
         if self.cache is not None:
             check_cache(self.cache, kwargs["model"], args)
         self._keep_others_out(args, state)
+        self._say_coverage(kwargs["model"], state)
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
         keep = 0 if saved is None else saved["json"]["events"] or 0
@@ -130,6 +132,17 @@ class TapertuneCallback(TrainerCallback):
         _WatchedState.watch(state, self)
         self._continuation.begin(state, None if saved is None else saved["json"].get("trainer"), folder)
         self._tracked.begin(self._continuation.trainer, self.controller)
+
+    def _say_coverage(self, model: Any, state: TrainerState) -> None:
+        """Logs what of the model is under the adapter; as a warning where something is left out that nobody chose to.
+
+        Raises:
+            TapertuneError: nothing that is computed is.
+        """
+        self.coverage = coverage(model, self.adapter_name)
+        self.coverage.check()
+        if state.is_world_process_zero:
+            _log.log(logging.WARNING if self.coverage.unexpected else logging.INFO, "%s", self.coverage)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

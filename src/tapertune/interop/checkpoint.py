@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import TapertuneError, bad_value
 from .folder import check_plain, read_foreign_json
+from .layer_kinds import base_path
 from .names import find_names
 from .tensors import open_safetensors
 
@@ -109,9 +110,9 @@ def base_input_widths(base: str | Path) -> Callable[[list[str]], Mapping[str, in
     def input_widths(modules: list[str]) -> dict[str, int]:
         checkpoint = open_checkpoint(base)
         entries = checkpoint.entries
-        names = find_names(modules, entries, str(base))
+        names = find_names([base_path(module) for module in modules], entries, str(base))
         axis = 0 if checkpoint.config.get("model_type") in CONV1D_MODELS else 1
-        return {module: entries[names.weight(module)].shape[axis] for module in modules}
+        return {module: entries[names.weight(base_path(module))].shape[axis] for module in modules}
 
     return input_widths
 

@@ -11,6 +11,7 @@ from ..errors import TapertuneError, bad_value, nearest
 from ..host import make_config
 from .completion import complete
 from .exports import ExportForm, ModuleExport
+from .layer_kinds import LINEAR, LayerKind
 from .saved import SavedAdapter
 from .shapes import BaseShapes
 from .truncation import Pair, cuts, in_float32, relative_error, spectrum_of_delta, spectrum_of_product
@@ -34,6 +35,7 @@ class Contents:
         left_out: modules not written, as they have none.
         notes: what a user should know, a line each.
         cut: whether an update lost more than rounding.
+        kinds: what modules are that are no linear layers.
     """
 
     adapter: SavedAdapter
@@ -47,6 +49,10 @@ class Contents:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: bool = False
+    kinds: dict[str, LayerKind] = field(default_factory=dict)
+
+    def kind(self, module: str) -> LayerKind:
+        return self.kinds.get(module, LINEAR)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -79,6 +85,7 @@ def contents_of(
             has no module.
     """
     contents = Contents(adapter, base, shapes, saved=dict(adapter.extras))
+    contents.kinds = {**({} if shapes is None else shapes.kinds), **adapter.kinds}
     if not adapter.chain.linear and not form.cuts:
         raise TapertuneError(
             f"{adapter.config.method} has no lossless LoRA form: say how large a relative error of a module's update"
@@ -107,7 +114,8 @@ def cut_adapter(adapter: SavedAdapter, form: ExportForm) -> SavedAdapter:
     contents = contents_of(adapter, form, None, None)
     kept = {module: down.shape[0] for module, (down, _) in contents.pairs.items()}
     config = make_config("lora", r=max(kept.values()), lora_alpha=max(kept.values()))
-    for name in ("task_type", "base_model_name_or_path", "revision", "auto_mapping", "modules_to_save"):
+    kept_fields = ("layer_kinds", "trainable_token_indices")
+    for name in ("task_type", "base_model_name_or_path", "revision", "auto_mapping", "modules_to_save", *kept_fields):
         setattr(config, name, getattr(adapter.config, name))
     modules = {module: {"A": down, "B": up} for module, (down, up) in contents.pairs.items()}
     return SavedAdapter(config, modules, adapter.extras)

@@ -32,6 +32,7 @@ _FIELDS: dict[str, Any] = {
     "modules_to_save": list[str] | None,
     "frozen": dict[str, list[str]] | None,
     "ranks": dict[str, _Rank] | None,
+    "coverage": dict[str, int | float | str] | None,
     "peft_version": str | None,
     "schema_version": int | None,
 }
@@ -82,6 +83,7 @@ def describe_adapter(folder: Path) -> dict[str, Any]:
         "pruned_ranks": config.get("ranks") or {},
         "dtypes": sorted({entry.dtype for entry in entries}),
         "bytes": (folder / WEIGHTS).stat().st_size,
+        "coverage": (config.get("coverage") or {}).get("line"),
         "versions": _versions(folder, config),
         "schema_version": config.get("schema_version"),
     }

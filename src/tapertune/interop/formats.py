@@ -11,7 +11,7 @@ from ..errors import unknown
 from .contents import Contents
 from .gguf_file import check_gguf, read_gguf, write_gguf
 from .mlx_folder import check_mlx, read_mlx, write_mlx
-from .peft_folder import add_pairs, read_peft, write_peft
+from .peft_folder import add_pairs, check_peft, read_peft, write_peft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Format:
 FORMATS = {
     "lora": Format(
         zeros=True,
-        check=lambda contents: None,
+        check=check_peft,
         write=write_peft,
         load=lambda folder, contents, model: read_peft(folder, model),
     ),

@@ -16,6 +16,7 @@ import torch
 
 from ..errors import TapertuneError, unknown
 from .contents import Contents
+from .layer_kinds import LINEAR
 from .servers import GENERATING, GGUF_FILE, listing
 from .truncation import Pair
 
@@ -43,6 +44,12 @@ def check_gguf(contents: Contents) -> None:
         )
     if model_type not in _ARCHITECTURES:
         raise unknown("model type for a GGUF adapter", model_type, _ARCHITECTURES)
+    other = [module for module in contents.pairs if contents.kind(module) is not LINEAR]
+    if other:
+        raise TapertuneError(
+            f"a GGUF adapter changes linear layers, and {other[0]} is a {contents.kind(other[0]).type}: write a whole"
+            " model (--to merged)"
+        )
     if contents.saved:
         raise TapertuneError(
             f"a GGUF adapter holds no weights that were trained whole ({listing(contents.saved)}): write a base with"

@@ -15,6 +15,7 @@ from ..errors import TapertuneError, bad_value
 from ..files import read_json_object, write_json
 from .contents import Contents
 from .folder import CONFIG
+from .layer_kinds import LINEAR
 from .servers import GENERATING, listing
 from .tensors import read_safetensors
 from .truncation import Pair
@@ -34,6 +35,12 @@ def check_mlx(contents: Contents) -> None:
     merged = "write a whole model (--to merged)"
     if kind not in GENERATING:
         raise TapertuneError(f"mlx-lm takes adapters of models that generate text, and this is of another: {merged}")
+    other = [module for module in contents.pairs if contents.kind(module) is not LINEAR]
+    if other:
+        raise TapertuneError(
+            f"an MLX adapter changes linear layers, and {other[0]} is a {contents.kind(other[0]).type}: write a whole"
+            " model (--to merged)"
+        )
     if contents.saved:
         raise TapertuneError(
             f"an MLX adapter holds no weights that were trained whole ({listing(contents.saved)}): write a base with"

@@ -11,10 +11,25 @@ from torch import Tensor
 
 from ..files import write_json
 from ..host.module_names import ROOT
+from .attention_output import times_added
 from .completion import target_names
 from .contents import Contents
 from .folder import CONFIG, WEIGHTS
+from .layer_kinds import is_inside
+from .servers import ADDED_TWICE
 from .truncation import Pair
+
+
+def check_peft(contents: Contents) -> None:
+    """Notes what the installed PEFT computes otherwise.
+
+    Raises:
+        TapertuneError: a module is of a kind of which PEFT's LoRA computes another update.
+    """
+    for module in contents.adapter.modules:
+        contents.kind(module).check_lora(module)
+    if any(map(is_inside, contents.pairs)) and times_added() != 1:
+        contents.notes.append(ADDED_TWICE)
 
 
 def write_peft(folder: Path, contents: Contents) -> None:
@@ -23,8 +38,9 @@ def write_peft(folder: Path, contents: Contents) -> None:
 
     state: dict[str, Tensor] = {ROOT + name: tensor.clone().contiguous() for name, tensor in contents.saved.items()}
     for module, (down, up) in contents.pairs.items():
-        state[f"{ROOT}{module}.lora_A.weight"] = down.contiguous()
-        state[f"{ROOT}{module}.lora_B.weight"] = up.contiguous()
+        up = up / times_added() if is_inside(module) else up
+        for name, tensor in contents.kind(module).lora(down, up).items():
+            state[f"{ROOT}{module}.{name}"] = tensor.contiguous()
     save_file(state, folder / WEIGHTS, {"format": "pt"})
     write_json(folder / CONFIG, peft_config(contents))
 
@@ -40,7 +56,9 @@ def peft_config(contents: Contents) -> dict[str, Any]:
     """The fields that every version of PEFT's LoRA knows, and the version that wrote them, which later ones ask for."""
     import peft
 
-    config, shapes, ranks = contents.adapter.config, contents.shapes, contents.ranks
+    config, shapes, tokens = contents.adapter.config, contents.shapes, contents.adapter.config.trainable_token_indices
+    ranks = {module: contents.kind(module).rank(rank) for module, rank in contents.ranks.items()}
+    named = [module for module in ranks if not is_inside(module)]
     # PEFT takes the first pattern that a module's path ends with: the longer of two must come first, and each have one
     ordered = sorted(ranks, key=lambda module: (-len(module), module))
     pattern = {module: ranks[module] for module in ordered} if len(set(ranks.values())) > 1 else {}
@@ -56,12 +74,13 @@ def peft_config(contents: Contents) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": shapes is not None and shapes.transposed,
-        "target_modules": sorted(ranks) if contents.rank is None else target_names(ranks, shapes),
+        "target_modules": sorted(named) if contents.rank is None else target_names(named, shapes),
         "modules_to_save": config.modules_to_save if contents.saved else None,
         "rank_pattern": pattern,
         "alpha_pattern": dict(pattern),
         "init_lora_weights": True,
         "use_rslora": False,
+        **({} if tokens is None else {"trainable_token_indices": tokens}),
     }
 
 

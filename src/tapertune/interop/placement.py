@@ -16,9 +16,11 @@ from torch import Tensor
 from ..errors import TapertuneError
 from .architecture import Architecture, find_architecture, untied, untied_fields
 from .checkpoint import CONV1D_MODELS, FLOATS, Checkpoint, Entry
+from .layer_kinds import base_path, weight_path
 from .names import Names, find_names
 from .saved import SavedAdapter
 
+_TOKENS = ".token_adapter.trainable_tokens_delta"
 _HEADS = ("lm_head", "embed_out", "output_projection")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "shared", "embed_in")
 
@@ -123,7 +125,7 @@ def place(checkpoint: Checkpoint, adapter: SavedAdapter, base: str, *, updates: 
 def _guess_ties(checkpoint: Checkpoint, adapter: SavedAdapter, base: str) -> list[frozenset[str]]:
     """The tied names of a model that transformers does not have: the head's and the embedding's, if so configured."""
     entries, tie = checkpoint.entries, checkpoint.config.get("tie_word_embeddings")
-    paths = [f"{module}.weight" for module in adapter.modules] + list(adapter.extras)
+    paths = [weight_path(module, adapter.kind(module)) for module in adapter.modules] + list(adapter.extras)
     paths = [path.replace(".base_layer.", ".") for path in paths]
     heads = [path for path in paths if _last(path) in _HEADS]
     trained = [path for path in paths if _last(path) in _EMBEDDINGS]
@@ -148,7 +150,8 @@ def _last(path: str) -> str:
 
 def _names(job: Job, adapter: SavedAdapter, ties: list[frozenset[str]], base: str) -> Names:
     """Those of modules with weights of their own; of a model with none such, those of the tied weight."""
-    own = [m for m in adapter.modules if not any(f"{m}.weight" in group for group in ties)]
+    modules = [base_path(m) for m in adapter.modules if adapter.kind(m).type != "MultiheadAttention"]
+    own = [m for m in modules if not any(f"{m}.weight" in group for group in ties)]
     if own:
         return find_names(own, job.entries, base)
     for path in sorted(path for group in ties for path in group):
@@ -160,7 +163,7 @@ def _names(job: Job, adapter: SavedAdapter, ties: list[frozenset[str]], base: st
             return find_names([module], job.entries, base)
         except TapertuneError:
             continue
-    return find_names(list(adapter.modules), job.entries, base)
+    return find_names(modules, job.entries, base)
 
 
 class _Placing:
@@ -191,6 +194,9 @@ class _Placing:
     def extras(self) -> None:
         """Modules saved whole, and weights that belong to the model itself."""
         for path, tensor in self.adapter.extras.items():
+            if path.endswith(_TOKENS):
+                self._tokens(path.removesuffix(_TOKENS), tensor)
+                continue
             own = path.replace(".base_layer.", ".")
             self._check(own, tensor)
             if own != path and own.removesuffix(".weight").removesuffix(".bias") not in self.adapter.modules:
@@ -201,6 +207,22 @@ class _Placing:
                 continue
             for name in self.groups.get(own, ()):
                 self.job.values.setdefault(self.written(name), value)
+
+    def _tokens(self, module: str, rows: Tensor) -> None:
+        """Embeddings of single tokens, which a tied head shares."""
+        path = f"{module}.weight"
+        entry, numbers = self.stored(path), token_numbers(self.adapter.config, module)
+        if entry is None:
+            raise TapertuneError(f"{self.base} has no weight for the trained tokens of {module}")
+        check_dtype(entry, self.base)
+        check_shape(f"{module}'s tokens", tuple(rows.shape), (len(numbers), *entry.shape[1:]), self.base)
+        if max(numbers) >= entry.shape[0]:
+            raise TapertuneError(f"{module} of {self.base} has {entry.shape[0]} tokens, no token {max(numbers)}")
+        weight = entry.read()
+        weight[torch.tensor(numbers)] = rows.to(weight.dtype)
+        value = Value(weight)
+        for name in self.groups.get(path, (path,)):
+            self.job.values[self.written(name)] = value
 
     def _is_copy(self, path: str) -> bool:
         """Whether a saved weight is of a module in ``modules_to_save``: its own, whatever it was tied to."""
@@ -217,11 +239,13 @@ class _Placing:
 
     def updates(self, transposed: bool) -> None:
         for module in self.adapter.modules:
-            path = f"{module}.weight"
+            kind = self.adapter.kind(module)
+            path = weight_path(module, kind)
             start = self.start(path)
             if start is None:
                 raise TapertuneError(f"{self.base} has no weight for the adapted module {module}")
-            self.job.values[self.written(path)] = Value(start, module, transposed and path not in self.groups)
+            turned = kind.embeds or (transposed and kind.type == "Linear" and path not in self.groups)
+            self.job.values[self.written(path)] = Value(start, module, turned)
 
     def ties_ended(self) -> None:
         """Writes every name of a weight of which one name has changed."""
@@ -252,6 +276,19 @@ class _Placing:
         return one
 
 
+def token_numbers(config: Any, module: str) -> list[int]:
+    """The numbers of a module's trained tokens."""
+    given = config.trainable_token_indices
+    if isinstance(given, dict):
+        hits = [numbers for name, numbers in given.items() if module == name or module.endswith("." + name)]
+        given = hits[0] if hits else None
+    if not given:
+        raise TapertuneError(
+            f"the adapter holds tokens of {module}, and its config names none (trainable_token_indices)"
+        )
+    return list(given)
+
+
 def check_dtype(entry: Entry, base: str) -> None:
     if entry.dtype not in FLOATS:
         raise TapertuneError(
@@ -270,12 +307,17 @@ def _conv1d(checkpoint: Checkpoint, adapter: SavedAdapter, placing: _Placing) ->
     Raises:
         TapertuneError: a module has no weight, or one of another shape.
     """
-    entries = {m: placing.stored(f"{m}.weight") for m in adapter.modules}
+    paths = {m: weight_path(m, adapter.kind(m)) for m in adapter.modules}
+    entries = {m: placing.stored(path) for m, path in paths.items()}
     for module, entry in entries.items():
         if entry is None:
             raise TapertuneError(f"{placing.base} has no weight for the adapted module {module}")
         check_dtype(entry, placing.base)
-    weights = {m: entry for m, entry in entries.items() if entry is not None and f"{m}.weight" not in placing.groups}
+    weights = {
+        m: entry
+        for m, entry in entries.items()
+        if entry is not None and paths[m] not in placing.groups and adapter.kind(m).type == "Linear"
+    }
     unequal = [m for m in weights if len(set(adapter.widths(m))) > 1]
     transposed = checkpoint.config.get("model_type") in CONV1D_MODELS
     if unequal:
@@ -283,7 +325,7 @@ def _conv1d(checkpoint: Checkpoint, adapter: SavedAdapter, placing: _Placing) ->
     for module, entry in entries.items():
         assert entry is not None, "checked above"
         shape = entry.shape[::-1] if transposed and module in weights else entry.shape
-        check_shape(module, adapter.widths(module), shape, placing.base)
+        check_shape(module, adapter.kind(module).stored_shape(adapter.widths(module)), shape, placing.base)
     return transposed
 
 

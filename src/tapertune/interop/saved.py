@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from ..host.module_names import ROOT
 from ..methods import METHODS, Diagonal, Factor, Matrix, Update
 from .fields import check_type
 from .folder import CONFIG, OURS, WEIGHTS, read_foreign_json
+from .layer_kinds import LINEAR, LayerKind, read_kinds
 from .tensors import read_safetensors
 
 Modules = dict[str, dict[str, Tensor]]
@@ -48,6 +50,15 @@ class SavedAdapter:
     @property
     def scaling(self) -> float:
         return self.config.row.scaling(self.config.settings())
+
+    def kind(self, module: str) -> LayerKind:
+        """What the module is."""
+        return self.kinds.get(module, LINEAR)
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, LayerKind]:
+        """What modules are that are no linear layers."""
+        return read_kinds("the adapter's config", self.config.layer_kinds)
 
     def widths(self, module: str) -> tuple[int, int]:
         """(d_out, d_in) of the module."""
@@ -223,13 +234,16 @@ def _cut_shared(config: ChainConfig, chain: Update, modules: Modules, input_widt
     for tensors in modules.values():
         for factor in shared:
             whole.update({factor.name: tensors.pop(factor.name)} if factor.name in tensors else {})
-    if input_widths is None:
+    kinds = read_kinds("the adapter's config", config.layer_kinds)
+    d_in = {module: kinds[module].d_in for module in modules if module in kinds}
+    asked = [module for module in modules if d_in.get(module) is None]
+    if input_widths is None and asked:
         raise TapertuneError(
             f"the modules of this {config.method} adapter share their projections, and its files do not tell the"
             " modules' input widths: name the base model (--base)"
         )
-    d_in = input_widths(list(modules))
-    sizes = {m: {**symbol_sizes_of(chain, t), "d_in": d_in[m]} for m, t in modules.items()}
+    d_in |= dict(input_widths(asked)) if input_widths is not None and asked else {}
+    sizes = {m: {**symbol_sizes_of(chain, t), "d_in": int(d_in[m] or 0)} for m, t in modules.items()}
     if len(whole) < len(shared):
         largest: dict[str, Any] = {k: max(s[k] for s in sizes.values()) for k in ("d_in", "d_out")}
         drawn = shared_weights(chain, {**vars(config.settings()), **largest}, config)

@@ -65,6 +65,11 @@ class Server:
     generates: bool = True
 
 
+ADDED_TWICE = (
+    "the installed PEFT adds the update of an nn.MultiheadAttention's output projection twice, so half of it is written"
+)
+
+
 def vllm_rank(rank: int) -> int:
     """The smallest of vLLM's ranks that is not below.
 

@@ -1,9 +1,9 @@
-"""The widths of a base model's linear layers: from its config alone, or of a model in memory."""
+"""The widths of a base model's layers: from its config alone, or of a model in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from ..errors import TapertuneError
-from ..host.layer import adaptable
+from ..host.kinds import adaptable, facts_of
+from ..host.widths import widths_of
+from .layer_kinds import LayerKind, read_kinds
 from .names import find_names
 
 _BY_TASK = {
@@ -33,11 +35,12 @@ class BaseShapes:
     """What a base model is made of.
 
     Attributes:
-        widths: (d_out, d_in) of its linear layers, by path.
+        widths: (d_out, d_in) of the layers that can be adapted, by path.
         names: the paths of all its modules.
         transposed: whether it has Conv1D layers (GPT-2), whose weights are (d_in, d_out).
         model_class: the class of transformers that has these paths; None for a model in memory or within another.
         config: the model's, of transformers; None for a model that has none.
+        kinds: what the layers are that are not linear.
     """
 
     widths: dict[str, tuple[int, int]]
@@ -45,6 +48,7 @@ class BaseShapes:
     transposed: bool
     model_class: Any = None
     config: Any = None
+    kinds: dict[str, LayerKind] = field(default_factory=dict)
 
 
 class BaseUnknown(TapertuneError):
@@ -110,6 +114,7 @@ def _within(shapes: BaseShapes, modules: list[str], base: str) -> BaseShapes:
         names=frozenset(renamed(name) for name in shapes.names if name.startswith(change.add)),
         transposed=shapes.transposed,
         config=shapes.config,
+        kinds={renamed(name): kind for name, kind in shapes.kinds.items() if name.startswith(change.add)},
     )
 
 
@@ -138,12 +143,13 @@ def _builds(name: str, config: Any, architecture: str) -> bool:
 def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
     """The shapes of a model in memory, with or without adapters in it."""
     from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     widths: dict[str, tuple[int, int]] = {}
     names: set[str] = set()
+    kinds: dict[str, LayerKind] = {}
     transposed = False
     opaque: str | None = None  # what PEFT put in the place of a module is one module, whatever it holds
     for name, module in inner.named_modules():
@@ -157,14 +163,17 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
             opaque = name + "."
             continue
         if isinstance(layer, nn.Module) and adaptable(layer):
-            d_in, d_out = _get_in_out_features(layer)
-            if d_in is not None and d_out is not None:
-                widths[name] = (d_out, d_in)
-                transposed = transposed or type(layer).__name__ == "Conv1D"
+            d_in, d_out = widths_of(layer)
+            widths[name] = (d_out, d_in)
+            transposed = transposed or type(layer).__name__ == "Conv1D"
+            kinds |= read_kinds("the base model", {name: known} if (known := facts_of(layer)) else {})
+            if isinstance(layer, nn.MultiheadAttention):  # its output projection, as an adapted one holds it
+                opaque, widths[f"{name}.base_layer.out_proj"] = name + ".", (layer.embed_dim, layer.embed_dim)
     return BaseShapes(
         widths=widths,
         names=frozenset(names),
         transposed=transposed,
         model_class=model_class,
         config=getattr(inner, "config", None),
+        kinds=kinds,
     )

@@ -17,7 +17,7 @@ from ..methods.base import Tensors
 from .dropout import InputDropout, keep_mask
 from .lowrank import lowrank
 from .merged import merged_weight
-from .paths import Adapted, Call, Path, Spec, choose, narrows, pass_flops
+from .paths import Adapted, Call, Path, Reads, Spec, choose, narrows, pass_flops
 from .reference import reference
 from .run import State, run, run_fused
 from .selection import FUSED_KERNELS, NAMES, kernel_name
@@ -36,6 +36,7 @@ __all__ = [
     "InputDropout",
     "Kernel",
     "Path",
+    "Reads",
     "Spec",
     "State",
     "choose",

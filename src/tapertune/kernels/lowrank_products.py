@@ -77,7 +77,7 @@ class _Torch:
 
     def weight_grad(self, u: Tensor, x: Tensor | Recomputed, mask: Tensor | None) -> Tensor:
         rows = x.make() if isinstance(x, Recomputed) else x
-        return u.T.mm(under_mask(rows.view(u.shape[0], -1), mask))
+        return u.T.mm(under_mask(rows.reshape(u.shape[0], -1), mask))
 
 
 class _Native:

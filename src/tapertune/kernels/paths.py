@@ -41,6 +41,10 @@ class Path(Enum):
     """An elementwise map's update, added to the base weight for the pass (``dense``)."""
     MERGED = "merged"
     """Base and update as one weight that is kept from pass to pass (``merged``)."""
+    LOOKUP = "lookup"
+    """Of an embedding: the first factor is looked up, the rest is low-rank (``lookup``)."""
+    CONVOLUTION = "convolution"
+    """Of a convolution: base and low-rank update as one node, which keeps the input once (``convolution``)."""
     UNFUSED = "unfused"
     """The base layer as it is called, and each adapter's update beside it: whatever the base and the adapters are."""
 
@@ -102,6 +106,21 @@ class Call(NamedTuple):
         return self.autocast or self.dtype in _HALF
 
 
+class Reads(NamedTuple):
+    """What a layer reads for each vector of its output.
+
+    Attributes:
+        tokens: an embedding's: which column of the first factor it is, rather than what to multiply it with.
+        groups: of a convolution: parts of its input that go through the chain apart; None for other layers.
+    """
+
+    tokens: bool = False
+    groups: int | None = None
+
+
+ROWS = Reads()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """An adapted layer, in numbers.
@@ -116,6 +135,7 @@ class Spec:
         plain: whether the base is a whole, frozen ``nn.Linear`` without hooks, and one adapter alone is active.
         merge_frozen: whether base and update may be one weight while no factor trains.
         merge_without_gradients: whether an update as large as the weight is kept merged while no gradients are taken.
+        reads: what the layer reads.
     """
 
     update: Update
@@ -127,6 +147,7 @@ class Spec:
     plain: bool = True
     merge_frozen: bool = False
     merge_without_gradients: bool = False
+    reads: Reads = ROWS
 
     @classmethod
     def of(cls, update: Update, tensors: Tensors, weight_shape: Sequence[int], **others: Any) -> Spec:
@@ -153,6 +174,10 @@ class Spec:
 
 def choose(spec: Spec, call: Call) -> Path:
     """The path of a layer of that spec, called so."""
+    if spec.reads.tokens:
+        return Path.LOOKUP
+    if spec.reads.groups is not None:
+        return Path.CONVOLUTION
     if not spec.plain:
         return Path.UNFUSED
     if spec.merge_frozen and not spec.trains and call.kernel != "reference" and _alike(spec, call):
@@ -236,6 +261,8 @@ def flops(spec: Spec, call: Call) -> int:
     path = choose(spec, call)
     if path is Path.MERGED:
         return 0
+    if path in (Path.LOOKUP, Path.CONVOLUTION):
+        return _of_columns(spec, call)
     if path is Path.VECTORS:
         return _work(spec, call).flops(form_of(spec, call))
     if path is Path.DENSE_MAP:  # in half precision, the update is applied in a product of its own
@@ -246,6 +273,21 @@ def flops(spec: Spec, call: Call) -> int:
         by_factor = path is Path.UNFUSED and (call.kernel == "reference" or not spec.update.linear)
     way = "written" if by_factor else "kernel"
     return _count(spec, call, way, way)
+
+
+def _of_columns(spec: Spec, call: Call) -> int:
+    """Of a layer that is no matrix: a factor that is looked up takes no product, and the first matrix of a convolution
+    is met by each group of its channels."""
+    whole = flops_per_pass(spec.update, spec.sizes, spec.trains, input_grad=call.input_grad, way="kernel").total
+    if not isinstance(spec.update, Chain):
+        dense = 2 * spec.sizes["d_in"] * spec.sizes["d_out"] * bool(spec.trains)
+        return whole + (0 if spec.reads.tokens else call.tokens * dense)
+    rank, upstream = spec.update.rank(spec.sizes), spec.update.upstream(spec.sizes)
+    down = 0 if spec.reads.tokens else 2 * rank * spec.sizes["d_in"] * (spec.reads.groups or 1)
+    up, before = 2 * rank * spec.sizes["d_out"], not spec.trains.isdisjoint(upstream)
+    input_grad = call.input_grad and not spec.reads.tokens
+    trained = bool(spec.trains - set(upstream))
+    return whole + call.tokens * (down * (1 + input_grad + before) + up * (1 + (input_grad or before) + trained))
 
 
 def _count(spec: Spec, call: Call, token: Way, whole: Way, extra: Sequence[str] = ()) -> int:

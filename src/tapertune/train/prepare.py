@@ -10,7 +10,7 @@ import torch
 
 from ..adapt.plan import Plan
 from ..errors import TapertuneError, unknown
-from ..host import ChainLayer, find_config
+from ..host import ChainLayer, Coverage, coverage, find_config
 from ..host.ranks import width_remark
 from ..integrations.trainer import check_cache
 from ..methods.rates import SuggestedRate
@@ -42,6 +42,7 @@ class Prepared:
         notes: what the user should know of them.
         rule: the learning rate that the method's rule gives; the run's own, where it is ``auto``.
         loss: to train by, in place of the model's own.
+        coverage: what of the model is under the adapter; None without one.
     """
 
     settings: RunSettings
@@ -54,6 +55,7 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     rule: SuggestedRate
     loss: Any = None
+    coverage: Coverage | None = None
 
 
 def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepared:
@@ -118,6 +120,7 @@ def prepare(settings: RunSettings, rule: SuggestedRate | None = None) -> Prepare
         + loaded.notes,
         rule=rule,
         loss=_training_loss(settings, task, train, args),
+        coverage=_coverage(settings, built),
     )
 
 
@@ -131,6 +134,19 @@ def _training_loss(settings: RunSettings, task: Task, train: Encoded | Stream, a
     if loss is not None and args.label_smoothing_factor:
         raise TapertuneError("task.class_weights and training.label_smoothing_factor exclude each other")
     return loss
+
+
+def _coverage(settings: RunSettings, built: Built) -> Coverage | None:
+    """What of the model is under the adapter.
+
+    Raises:
+        TapertuneError: nothing that is computed is.
+    """
+    if settings.method.name in BASELINES:
+        return None
+    covered = coverage(built.model)
+    covered.check()
+    return covered
 
 
 def _rank_notes(settings: RunSettings, built: Built) -> list[str]:

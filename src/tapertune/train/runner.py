@@ -113,7 +113,7 @@ def _run(
         if distributed.is_first():
             if not resume:
                 check_new(folder, overwrite=overwrite)  # another run may have begun here meanwhile
-            _tell([*_noted(notes + prepared.notes), *_of_rate(prepared)])
+            _tell([*_noted(notes + prepared.notes), *_of_rate(prepared), *_of_coverage(prepared)])
             if display is not None:
                 _tell([start_line(prepared), forecast_line(prepared)])
             _begin(folder, record, checkpoint, resume=resume)
@@ -228,6 +228,10 @@ def _noted(notes: list[str]) -> list[str]:
 def _of_rate(prepared: Prepared) -> list[str]:
     line = rate_line(prepared.settings, prepared.rule)
     return [] if line is None else [line]
+
+
+def _of_coverage(prepared: Prepared) -> list[str]:
+    return [] if prepared.coverage is None else _noted([str(prepared.coverage)])
 
 
 def _first_record(settings: RunSettings, prepared: Prepared) -> Record:
