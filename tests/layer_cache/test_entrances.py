@@ -70,7 +70,9 @@ def test_a_plain_loop_is_the_one_without_a_cache(name: str) -> None:
     plain, without = in_loop(method, plan, None)
     assert same(kept, plain)
     counts = summary["cache"]
-    assert counts["hits"] > 0 and counts["carried"] > 0 and counts["misses"] <= 3 * 4 and counts["layer"] > 0
+    fills = 2 if "rank_budget" in str(plan) else 1  # ranks that are removed make other weights of frozen layers
+    assert counts["hits"] > 0 and counts["misses"] <= fills * 3 * 4 and counts["layer"] > 0, counts
+    assert counts["carried"] > 0 or "evidence" in str(plan)  # by evidence, layers may freeze at once
     assert "cache" not in without
 
 
