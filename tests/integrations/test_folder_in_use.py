@@ -48,6 +48,15 @@ def test_another_process_is_refused_while_it_trains_and_not_after(tmp_path: Path
     assert not (tmp_path / LOCK).exists() and tried_by_another(tmp_path) == ""
 
 
+def test_what_is_refused_keeps_nobody_out(tmp_path: Path) -> None:
+    trainer = trainer_of(
+        adapted("aflora"), tmp_path, USUAL, [tapertune.TapertuneCallback({"schedule": {"warmup": 99}})]
+    )
+    with pytest.raises(TapertuneError):
+        trainer.train()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_same_process_may_train_again_after_an_error(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("out of memory")

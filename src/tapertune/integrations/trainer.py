@@ -91,11 +91,18 @@ class TapertuneCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._keep_others_out(args, state)
+        try:
+            self._begin(args, state, control, **kwargs)
+        except BaseException:
+            let_go(Path(args.output_dir or "."))
+            raise
+
+    def _begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         kwargs["model"] = module_of(kwargs["model"])
         self._warned, self._last_save = False, -1
         if self.cache is not None:
             check_cache(self.cache, kwargs["model"], args)
-        self._keep_others_out(args, state)
         self._say_coverage(kwargs["model"], state)
         folder = self._checkpoint(args, state) if state.global_step else None
         saved = None if folder is None else read_state(folder)
@@ -237,7 +244,7 @@ class TapertuneCallback(TrainerCallback):
         if state.is_world_process_zero and not state.is_hyper_param_search:
             folder = Path(args.output_dir or ".")
             hold(folder)
-            if state.global_step:
+            if state.global_step and folder.is_dir():
                 drop_temporaries(folder)
 
     def _rule(self, args: TrainingArguments, state: TrainerState, model: Any) -> SuggestedRate | None:
