@@ -19,9 +19,10 @@ def export_card(report: ExportReport, base: str | None, config: dict[str, Any]) 
     from huggingface_hub import ModelCardData
 
     hub = base if base is not None and is_hub_name(base) else None
+    related: dict[str, Any] = {"base_model_relation": "adapter"} if hub else {}
     head = ModelCardData(
         base_model=hub, library_name="peft", license=licence_of(base) if base else None,
-        tags=["lora", "tapertune", report.method], **({"base_model_relation": "adapter"} if hub else {}),
+        tags=["lora", "tapertune", report.method], **related,
     ).to_yaml()  # fmt: skip
     rank, targets = config["r"], config["target_modules"]
     form = f"one rank, {rank}, in all modules" if report.rank is not None else f"ranks up to {rank}, by module"
