@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
 from ..markup import code, escape
@@ -78,7 +78,7 @@ def _head(library: str, tag: str, base: str | None) -> list[str]:
     from huggingface_hub import ModelCardData
 
     hub = base if base is not None and is_hub_name(base) else None
-    relation = {"base_model_relation": "adapter" if tag == "lora" else tag} if hub else {}
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if tag == "lora" else tag} if hub else {}
     data = ModelCardData(
         base_model=hub, library_name=library, license=licence_of(base) if base else None, tags=[tag, "tapertune"],
         **relation,

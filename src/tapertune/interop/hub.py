@@ -41,7 +41,7 @@ def licence_of(base: str) -> str | None:
     if not isinstance(path, str | Path):
         return None
     try:
-        licence = ModelCard.load(path, ignore_metadata_errors=True).data.license
+        licence = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict().get("license")
     except (OSError, ValueError):  # somebody's file
         return None
     return licence if isinstance(licence, str) and licence.isprintable() and len(licence) < 60 else None

@@ -60,8 +60,10 @@ def _first(places: Sequence[Path], name: str) -> Mapping[str, Any]:
 
 
 def _status(state: Mapping[str, Any]) -> str:
-    reached, planned = state.get("global_step"), state.get("max_steps")
-    return "done" if is_number(reached) and is_number(planned) and 0 < planned <= reached else "running"
+    reached, planned = (state.get(name) for name in ("global_step", "max_steps"))
+    if not (isinstance(reached, int) and isinstance(planned, int)):
+        return "running"
+    return "done" if 0 < planned <= reached else "running"
 
 
 def _score(events: Sequence[Event]) -> dict[str, Any] | None:

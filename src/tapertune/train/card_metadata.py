@@ -43,6 +43,7 @@ def metadata(record: Record, task: Task, base: str) -> str:
     whole = dataset is not None and _is_whole(record)
     pipeline = "summarization" if task.name in {each.name for each in SUMMARISATION} else _PIPELINES.get(task.kind)
     adapter = record.method not in BASELINES
+    related: dict[str, Any] = {"base_model_relation": "adapter" if adapter else "finetune"} if name else {}
     data = ModelCardData(
         base_model=name,
         library_name="peft" if adapter else "transformers",
@@ -53,7 +54,7 @@ def metadata(record: Record, task: Task, base: str) -> str:
         tags=list(dict.fromkeys(["tapertune", record.method, *(["adapter"] if adapter else [])])),
         model_name=_model_name(record.name) if whole else None,
         eval_results=_results(record, task, pipeline, dataset) if whole else None,
-        **({"base_model_relation": "adapter" if adapter else "finetune"} if name else {}),
+        **related,
     )
     return data.to_yaml() + "\n"
 
