@@ -136,7 +136,7 @@ def test_gguf_of_every_method(name: str, base: Path, tmp_path: Path) -> None:
     report = export(tmp_path / "adapter", tmp_path / "out", server="llama.cpp", check=True, **limits(name))
     assert isinstance(report, ExportReport) and (report.to, report.rank) == ("gguf", report.rank or RANK)
     check_gguf(tmp_path / "out" / "adapter.gguf", deltas(model), "llama")
-    assert report.comparison is not None and report.comparison.difference <= 1e-5 < report.comparison.moved
+    assert report.comparison is not None and report.comparison.difference <= 3e-5 < 1e-2 < report.comparison.moved
     assert report.commands[1] == f"llama-server --model base.gguf --lora {tmp_path / 'out'}/adapter.gguf"
     ragged = export_lora(tmp_path / "adapter", tmp_path / "ragged", to="gguf", ragged=True, **limits(name))
     assert ragged.notes == [] and ragged.rank is None
@@ -165,7 +165,8 @@ def test_gguf_says_what_it_cannot_hold(base: Path, tmp_path: Path) -> None:
     decoder("Olmo2").save_pretrained(tmp_path / "olmo2")
     adapted("elora", tmp_path / "olmo2", tmp_path / "other", decoder("Olmo2"))
     decoder(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
-    tied = adapted("lora", tmp_path / "tied", tmp_path / "output", target_modules=["lm_head"])
+    head = decoder(tie_word_embeddings=True)
+    tied = adapted("lora", tmp_path / "tied", tmp_path / "output", head, target_modules=["lm_head"])
     assert layers(tied)
     assert "base_model.model.lm_head.base_layer.weight" in load_file(tmp_path / "output" / "adapter_model.safetensors")
     refused = {
@@ -208,7 +209,7 @@ def test_mlx_of_every_method(name: str, base: Path, tmp_path: Path) -> None:
         assert (updates.pop(path) - delta).norm() <= 2e-5 * delta.norm(), path
     assert all(not update.any() for update in updates.values()), "what fuses with them is zero"
     assert isinstance(report, ExportReport)
-    assert report.comparison is not None and report.comparison.difference <= 1e-5 < report.comparison.moved
+    assert report.comparison is not None and report.comparison.difference <= 3e-5 < 1e-2 < report.comparison.moved
     assert report.commands == (f"mlx_lm.server --model {base} --adapter-path {tmp_path / 'out'}",)
 
 

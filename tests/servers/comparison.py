@@ -25,8 +25,6 @@ def _row(name: str, expected: dict[str, Any], base: dict[str, Any], found: dict[
         for token, logprob in expected["steps"][i]
         if str(token) in answer["steps"][i]
     ]
-    alone = dict(base["steps"][0])
-    moved = [abs(logprob - alone[token]) for token, logprob in expected["steps"][0] if token in alone]
     return {
         "server": found["server"],
         "version": found["version"],
@@ -34,9 +32,18 @@ def _row(name: str, expected: dict[str, Any], base: dict[str, Any], found: dict[
         "method": name,
         "largest_difference": max(differences),
         "compared": len(differences),
-        "moved": max(moved, default=0.0),
+        "moved": moved(expected["steps"][0], base["steps"][0]),
         "greedy_text_equal": answer["tokens"] == expected["tokens"],
     }
+
+
+def moved(found: list[list[float]], alone: list[list[float]]) -> float:
+    """How far an adapter moves a log-probability at least: of a token that is not among the base's most probable ones,
+    the base's is below theirs."""
+    known = {int(token): logprob for token, logprob in alone}
+    lowest = min(known.values())
+    both = [abs(logprob - known[int(token)]) for token, logprob in found if int(token) in known]
+    return max([*both, *(logprob - lowest for token, logprob in found if int(token) not in known)])
 
 
 def _common(first: list[int], second: list[int]) -> int:

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from .comparison import Comparison
     from .description import describe_adapter
     from .exporting import export
-    from .exports import ExportReport, ModuleExport
+    from .exports import ExportReport, MergeReport, ModuleExport
     from .importers import FORMATS, ImportReport, import_adapter
     from .lora import export_lora, export_model_lora
-    from .merging import MergeReport, merge
+    from .merging import merge
 
 _PLACES = {
     "comparison": ("Comparison",),
     "description": ("describe_adapter",),
     "exporting": ("export",),
-    "exports": ("ExportReport", "ModuleExport"),
+    "exports": ("ExportReport", "MergeReport", "ModuleExport"),
     "importers": ("FORMATS", "ImportReport", "import_adapter"),
     "lora": ("export_lora", "export_model_lora"),
-    "merging": ("MergeReport", "merge"),
+    "merging": ("merge",),
 }
 
 __all__ = [

@@ -11,8 +11,7 @@ from .hub import is_hub_name, licence_of
 from .servers import GGUF_FILE, SERVERS, VLLM_RANKS, Served
 
 if TYPE_CHECKING:
-    from .exports import ExportReport
-    from .merging import MergeReport
+    from .exports import ExportReport, MergeReport
 
 _TITLES = {"lora": "LoRA adapter", "gguf": "LoRA adapter for llama.cpp", "mlx": "LoRA adapter for mlx-lm"}
 _LIBRARIES = {"lora": "peft", "gguf": "gguf", "mlx": "mlx"}

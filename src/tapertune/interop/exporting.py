@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError, bad_value, unknown
-from .exports import ExportReport
+from .exports import ExportReport, MergeReport
 from .formats import FORMATS, MERGED
 from .lora import export_lora
-from .merging import MergeReport, merge
+from .merging import merge
 from .saved import read_config
 from .servers import Served, check_format, find_server
 

@@ -64,6 +64,33 @@ class ExportReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeReport:
+    """What a merge wrote.
+
+    Attributes:
+        rounding: the largest relative part of a module's update that was lost to the weights' dtype.
+        lost: the same of all updates together (Frobenius).
+        dtype: of the merged weights, as transformers calls it.
+        comparison: of logits, where it was asked for.
+        commands: the lines that start the server that was named.
+    """
+
+    method: str
+    modules: list[str]
+    replaced: list[str]
+    added: list[str]
+    shards: list[str]
+    rounding: float
+    lost: float
+    dtype: str
+    warnings: list[str]
+    out: Path
+    base: str
+    comparison: Comparison | None = None
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportForm:
     """What to write; see ``export_lora``."""
 

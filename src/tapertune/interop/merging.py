@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from ..errors import TapertuneError, unknown
 from ..files import check_free, whole_folder, write_text
 from .card import merge_card
 from .checkpoint import FLOATS, Checkpoint, base_input_widths, open_checkpoint
-from .comparison import Comparison, compare_logits, load_base
+from .comparison import compare_logits, load_base
 from .contents import cut_adapter
-from .exports import ExportForm
+from .exports import ExportForm, MergeReport
 from .merged_config import describe
 from .merged_weights import write_weights
 from .placement import Job, place
@@ -24,33 +23,6 @@ from .shapes import shapes_of_base
 from .side_files import copy_side_files
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeReport:
-    """What a merge wrote.
-
-    Attributes:
-        rounding: the largest relative part of a module's update that was lost to the weights' dtype.
-        lost: the same of all updates together (Frobenius).
-        dtype: of the merged weights, as transformers calls it.
-        comparison: of logits, where it was asked for.
-        commands: the lines that start the server that was named.
-    """
-
-    method: str
-    modules: list[str]
-    replaced: list[str]
-    added: list[str]
-    shards: list[str]
-    rounding: float
-    lost: float
-    dtype: str
-    warnings: list[str]
-    out: Path
-    base: str
-    comparison: Comparison | None = None
-    commands: tuple[str, ...] = ()
 
 
 def merge(
