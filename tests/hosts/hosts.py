@@ -16,6 +16,7 @@ class Host:
         without: packages that the host asks for and that this check leaves out: those of CUDA, and what a processor
             alone cannot use.
         also: more that the resolver is given.
+        stripped: folders of site-packages that are taken out again: compiled for CUDA alone.
         bare: the host is installed without its dependencies, which are read from its metadata: it asks for a newer
             Python than some that it runs with.
         way: how tapertune is used in it.
@@ -28,6 +29,7 @@ class Host:
     way: str
     without: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    stripped: tuple[str, ...] = ()
     bare: bool = False
     gaps: str = ""
 
@@ -58,12 +60,13 @@ HOSTS = (
     ),
     Host(
         "LLaMA-Factory", "llamafactory==0.9.5", "llamafactory_trains",
-        "`adapter_name_or_path:` of a start adapter, and `TAPERTUNE_CALLBACK=1`", without=("torchvision", "torchaudio"),
-        gaps="makes only LoRA and OFT itself",
+        "`adapter_name_or_path:` of a start adapter, and `TAPERTUNE_CALLBACK=1`", without=("torchvision",),
+        stripped=("torchaudio/lib",),
+        gaps="makes only LoRA and OFT itself; tried without torchvision and torchaudio's compiled code",
     ),
     Host(
         "SetFit", "setfit", "setfit_trains", "`model.model_body.add_adapter(config)` and `callbacks=`",
-        also=PUTS_ADAPTERS_IN, gaps=ASKS_FOR_PEFT,
+        also=PUTS_ADAPTERS_IN, gaps=f"{ASKS_FOR_PEFT}; SetFit 1.2 reads no folder with the card that it writes (`absa`)",
     ),
     Host(
         "diffusers", "diffusers", "diffusers_trains", "`get_peft_model` and `attach` in a plain loop",

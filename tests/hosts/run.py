@@ -115,8 +115,10 @@ def _install(host: Host, wheel: Path, place: Path, given: argparse.Namespace) ->
         wanted = [*_requirements(archive, host), *host.also]
     install = ("pip", "install", "--quiet", "--python", python)
     _uv(*install, "--override", override, f"tapertune @ {wheel.as_uri()}", *wanted)
+    site = next((place / "venv" / "lib").glob("python*/site-packages"))
+    for folder in host.stripped:
+        shutil.rmtree(site / folder)
     if host.bare:
-        site = next((place / "venv" / "lib").glob("python*/site-packages"))
         with zipfile.ZipFile(archive) as file:
             file.extractall(site)
         command = place / "venv" / "bin" / host.package

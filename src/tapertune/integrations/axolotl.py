@@ -18,14 +18,17 @@ from ..errors import TapertuneError, bad_value
 from ..host import ChainConfig, adapt_model, load_adapted, make_config
 from .trainer import TapertuneCallback
 
-try:
-    from axolotl.integrations.base import AdapterCapabilities, BasePlugin  # pyright: ignore[reportMissingImports]
-    from pydantic import BaseModel
-except ImportError:  # read by a tool that has no axolotl
-    AdapterCapabilities, BasePlugin, BaseModel = None, object, object
-
 if TYPE_CHECKING:
     from torch import nn
+
+    AdapterCapabilities: Any
+    BaseModel = BasePlugin = object
+else:
+    try:
+        from axolotl.integrations.base import AdapterCapabilities, BasePlugin
+        from pydantic import BaseModel
+    except ImportError:  # read by a tool that has no axolotl
+        AdapterCapabilities, BasePlugin, BaseModel = None, object, object
 
 ADAPTER = "tapertune"
 _TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
@@ -44,7 +47,6 @@ class TapertunePlugin(BasePlugin):
         return f"{__name__}.{TapertuneArgs.__name__}"
 
     def get_adapter_capabilities(self) -> list[Any]:
-        assert AdapterCapabilities is not None
         return [AdapterCapabilities(name=ADAPTER)]
 
     def load_adapter(
