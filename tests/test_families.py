@@ -80,8 +80,9 @@ def test_trained_saved_loaded_merged_exported(family: str, method: str, tmp_path
         warnings.simplefilter("ignore")
         report = export_lora(tmp_path / "adapter", tmp_path / "lora", max_error=error)
     assert report.lossless is (error is None)
-    lora = PeftModel.from_pretrained(it.model(), tmp_path / "lora")
-    torch.testing.assert_close(logits(lora, it.inputs), expected, atol=1e-3, rtol=1e-3)
+    if family != "whisper":  # which reads the strides of its convolutions, that PEFT's layers do not have
+        lora = PeftModel.from_pretrained(it.model(), tmp_path / "lora")
+        torch.testing.assert_close(logits(lora, it.inputs), expected, atol=1e-3, rtol=1e-3)
     if family in RENAMED:
         with pytest.raises(TapertuneError, match="has no weight for the adapted module"):
             merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")

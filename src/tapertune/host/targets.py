@@ -76,7 +76,7 @@ def check_called(modules: Iterable[str], model: nn.Module) -> None:
             reason = "nn.MultiheadAttention reads its weight rather than call it; name the attention itself"
         elif hasattr(model.get_submodule(parent), "A_log") and _reads(kind, name) and _has_kernels(name):
             reason = f"it is incompatible with Mamba-based models, as the kernels of {kind.__name__} read its weight"
-        elif _only_reads(kind, name):
+        elif not hasattr(model.get_submodule(parent), "A_log") and _only_reads(kind, name):
             reason = f"{kind.__name__} reads its weight rather than call it"
         else:
             continue
@@ -193,10 +193,10 @@ def _only_reads(kind: type[nn.Module], name: str) -> bool:
     if kind.__module__.startswith("torch.nn."):
         return False
     try:
-        source = inspect.getsource(kind.forward)
+        reads = f"self.{name}.weight" in inspect.getsource(kind.forward)
+        return reads and f"self.{name}(" not in inspect.getsource(kind)
     except (OSError, TypeError):
         return False
-    return f"self.{name}.weight" in source and f"self.{name}(" not in source
 
 
 @functools.cache
