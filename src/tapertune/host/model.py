@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
+from accelerate import init_empty_weights
 from peft.mapping_func import get_peft_model
 from peft.tuners.tuners_utils import (
     BaseTuner,
@@ -28,6 +29,8 @@ from .layer import ChainLayer, adaptable, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS
 from .older_peft import get_quantization_kwargs
+from .parameter_layer import ParameterLayer
+from .parameter_targets import default_parameters, in_order, replace_with_layer, target_matrices, target_parameters
 from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
 from .shared_input import link
@@ -43,6 +46,9 @@ class ChainTuner(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
         kind = model_config.get("model_type")
         if peft_config.target_modules is None and kind not in self.target_module_mapping:
+            if peft_config.target_parameters:
+                peft_config.target_modules = set()
+                return peft_config
             raise ValueError(
                 f"Please specify `target_modules` in `peft_config`: no default is known for model type {kind!r} "
                 "('all-linear' adapts every linear layer but the output)"
@@ -66,12 +72,12 @@ class ChainTuner(BaseTuner):
         matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)
-        rename_modules(peft_config, list(modules))
-        bases = {name: _base(module) for name, module in modules.items()}
+        bases = {name: _base(module) for name, module in modules.items()} | target_matrices(model, peft_config)
+        rename_modules(peft_config, in_order(bases, model))
         check_memory(peft_config, bases)
         if remark := width_remark(peft_config, bases):
             log.warning(remark)
-        self._share(peft_config, modules.values())
+        self._share(peft_config, bases.values())
 
     def _share(self, peft_config: Any, modules: Iterable[nn.Module]) -> None:
         """Sizes the projections that all modules share."""
@@ -85,6 +91,8 @@ class ChainTuner(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
         targets = config.target_modules
+        if config.target_parameters is None and (targets is None or is_all_linear(targets)):
+            config.target_parameters = default_parameters(model, config)
         keep_layout(model, trains=not config.inference_mode)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         link(model, self.tuner_layer_cls)
@@ -92,6 +100,19 @@ class ChainTuner(BaseTuner):
         if not config.inference_mode:
             exists = functools.partial(self._check_target_module_exists, config)
             warn_of_rest(targets, model, exists, excluded=lambda name: isinstance(exists(name), _ExcludedModule))
+
+    def _inject_parameters(
+        self, peft_config: Any, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool = False
+    ) -> list[str]:
+        targets = target_parameters(model, peft_config)
+        method = self.tuner_layer_cls.method.name
+        with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+            for path in targets:
+                layer = replace_with_layer(model, path)
+                layer.adapt(method, path.rpartition(".")[2], path, adapter_name, peft_config)
+                if adapter_name not in self.active_adapters:
+                    layer.requires_grad_(False)
+        return list(targets)
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
@@ -163,7 +184,7 @@ class ChainTuner(BaseTuner):
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's own gives the module in the place of a trained copy the copy's weight, and not every module has one
-        if isinstance(child, AuxiliaryTrainingWrapper):
+        if isinstance(child, AuxiliaryTrainingWrapper | ParameterLayer):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
