@@ -179,9 +179,9 @@ def test_what_is_adapted_can_be_limited() -> None:
     [
         (["experts.down_prj"], "no parameter is called 'experts.down_prj': did you mean 'experts.down_proj'\\?"),
         (["experts.gate_proj"], "did you mean 'experts.gate_up_proj'"),
-        (["norm.weight"], "target_parameters is 'norm.weight'; allowed: a matrix .* has 1 axis"),
-        ("experts.down_proj", "target_parameters is 'experts.down_proj'; allowed: a list"),
-        ([3], "allowed: a list of parameters' names"),
+        (["norm.weight"], "target_parameters is 'norm.weight'; it must be a matrix .* has 1 axes"),
+        ("experts.down_proj", "target_parameters is 'experts.down_proj'; it must be a list"),
+        ([3], "it must be a list of parameters' names"),
     ],
 )
 def test_names_that_cannot_be_adapted(names: Any, message: str) -> None:
@@ -191,7 +191,7 @@ def test_names_that_cannot_be_adapted(names: Any, message: str) -> None:
 
 
 def test_a_layer_of_its_own_adapter_is_refused_as_parameter() -> None:
-    with pytest.raises(TapertuneError, match="a module that is not adapted itself; model.layers.0.self_attn.q_proj is"):
+    with pytest.raises(TapertuneError, match="a module that is not adapted itself"):
         adapted("lora", mixtral(), ["q_proj.weight"], target_modules=["q_proj"])
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .finite import FiniteSteps
+from .parameter import Handle
 from .runner import Runner
 from .tally import Tally
 
@@ -13,6 +14,7 @@ from .tally import Tally
 class Facts:
     """Read from the runners and the tally; nothing here acts."""
 
+    handles: Mapping[str, Handle]
     runners: Sequence[Runner]
     tally: Tally
     finite: FiniteSteps
@@ -69,4 +71,10 @@ class Facts:
             "ranks": self.ranks,
             "steps": self.step,
             "skipped": self.finite.skipped,
+            **self._routed(),
         }
+
+    def _routed(self) -> dict[str, int]:
+        """Of an adapter with experts, how many no token has reached."""
+        experts = {h.module: h for h in self.handles.values() if getattr(h, "routed", False)}
+        return {"experts_unreached": sum(bool(getattr(h, "unreached", 0)) for h in experts.values())} if experts else {}

@@ -40,6 +40,10 @@ def export(
         bool,
         typer.Option("--ragged", help="A rank for each module, none where pruned: smaller; some servers misread it."),
     ] = False,
+    experts: Annotated[
+        str,
+        typer.Option("--experts", help="Stacked experts: stacked, as PEFT has them, or each, by checkpoints' names."),
+    ] = "stacked",
     base: Annotated[
         str | None,
         typer.Option("--base", help="Base model, which tells what modules there are; default: the recorded one."),
@@ -55,8 +59,8 @@ def export(
     from ..interop import export_lora
 
     report = export_lora(
-        adapter, out, rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, base=base,
-        check=check,
+        adapter, out, rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged,
+        experts=experts, base=base, check=check,
     )  # fmt: skip
     _print(report)
 

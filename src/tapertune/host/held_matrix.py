@@ -41,6 +41,34 @@ class HeldMatrix(nn.Module):
         return f"{self.parameter!r}, index={self.index}"
 
 
+class RowCounter:
+    """Counts the rows of inputs that go through each matrix of a stack.
+
+    Args:
+        count: of the matrices.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._rows: Tensor | None = None
+
+    def add(self, which: Tensor) -> None:
+        """Counts rows.
+
+        Args:
+            which: for which matrix each is, of whole numbers; those beyond the last are of none.
+        """
+        if self._rows is None or self._rows.device != which.device:
+            self._rows = torch.zeros(self.count + 1, dtype=torch.int64, device=which.device)
+        flat = which.detach().reshape(-1).long().clamp(0, self.count)
+        self._rows.scatter_add_(0, flat, torch.ones_like(flat))
+
+    def without_rows(self) -> list[int]:
+        """The matrices that no row has gone through; none where nothing was counted."""
+        rows = [] if self._rows is None else self._rows[:-1].tolist()
+        return [i for i, count in enumerate(rows) if not count]
+
+
 class HeldMatrixLayer(ChainLayer):
     """The adapters of one held matrix. It is never called: what holds it reads its factors.
 
@@ -49,10 +77,16 @@ class HeldMatrixLayer(ChainLayer):
     """
 
     base_layer: HeldMatrix
+    row_counter: RowCounter
 
     @property
     def routed(self) -> bool:
         return self.base_layer.index is not None
+
+    @property
+    def unreached(self) -> bool:
+        """Whether rows were counted, and none went through it."""
+        return self.base_layer.index in self.row_counter.without_rows()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         raise TypeError(f"{self.module_path} is part of a parameter; the module that has it is called")

@@ -30,10 +30,18 @@ from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS
 from .older_peft import get_quantization_kwargs
 from .parameter_layer import ParameterLayer
-from .parameter_targets import default_parameters, in_order, replace_with_layer, target_matrices, target_parameters
+from .parameter_targets import (
+    default_parameters,
+    in_layers,
+    in_order,
+    replace_with_layer,
+    target_matrices,
+    target_parameters,
+)
 from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
 from .shared_input import link
+from .stacks import stacked_parameters
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
 
 
@@ -99,7 +107,15 @@ class ChainTuner(BaseTuner):
         leave_fast_path(model)
         if not config.inference_mode:
             exists = functools.partial(self._check_target_module_exists, config)
-            warn_of_rest(targets, model, exists, excluded=lambda name: isinstance(exists(name), _ExcludedModule))
+            none = config.target_parameters is not None and not config.target_parameters
+            stacks = stacked_parameters(model) if none else {}
+
+            def excluded(name: str) -> bool:
+                # of stacks none where the list of them is empty; of layers those that are to be adapted
+                left = name in stacks or not in_layers(config, name)
+                return left or isinstance(exists(name), _ExcludedModule)
+
+            warn_of_rest(targets, model, exists, excluded)
 
     def _inject_parameters(
         self, peft_config: Any, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool = False

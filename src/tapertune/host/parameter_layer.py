@@ -15,7 +15,7 @@ from ..kernels.grouped import StackedUpdate
 from ..kernels.selection import uncompiled
 from .config import ChainConfig
 from .factor_modules import is_shared
-from .held_matrix import HeldMatrix, HeldMatrixLayer, held_matrix_class, held_parameter
+from .held_matrix import HeldMatrix, HeldMatrixLayer, RowCounter, held_matrix_class, held_parameter
 from .older_peft import TunerLayer
 
 
@@ -39,7 +39,7 @@ class ParameterLayer(nn.Module, TunerLayer):
         self._disable_adapters = False
         self._active_adapter = []
         self.parameter_names: tuple[str, ...] = ()
-        self.rows: Tensor | None = None
+        self.row_counter: RowCounter | None = None
 
     # ---- adapters ----------------------------------------------------------------------------------------------------
 
@@ -62,6 +62,10 @@ class ParameterLayer(nn.Module, TunerLayer):
             kind(matrix, adapter_name, config, name) for name, matrix in held_matrices(self.base_layer, path).items()
         ]
         stacked = held_parameter(self.base_layer, parameter).dim() == 3
+        if self.row_counter is None or self.row_counter.count != len(layers):
+            self.row_counter = RowCounter(len(layers))
+        for layer in layers:
+            layer.row_counter = self.row_counter
         # add_module refuses a name that the module around which this is has
         self._modules[parameter] = nn.ModuleList(layers) if stacked else layers[0]
         self.parameter_names = (*self.parameter_names, parameter)
@@ -128,21 +132,16 @@ class ParameterLayer(nn.Module, TunerLayer):
         return [_stacked(layers, adapter) for adapter in first.present_adapters()]
 
     def _count(self, inputs: Sequence[Any]) -> None:
-        """Counts the rows that each matrix of a stack is given in training, where the input says for which they are."""
-        if not self.training or not self.parameter_names:
+        """Counts the rows of a training pass, where an input says for which matrices they are."""
+        if not self.training or self.row_counter is None or self.row_counter.count < 2 or transformed():
             return
-        count = len(self.matrices(self.parameter_names[0]))
-        index = next((x for x in inputs if isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32)), None)
-        if count < 2 or index is None or transformed():
-            return
-        if self.rows is None or self.rows.device != index.device:
-            self.rows = torch.zeros(count + 1, dtype=torch.int64, device=index.device)
-        flat = index.detach().reshape(-1).long().clamp(0, count)
-        self.rows.scatter_add_(0, flat, torch.ones_like(flat))
+        which = next((x for x in inputs if isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32)), None)
+        if which is not None:
+            self.row_counter.add(which)
 
     def without_rows(self) -> list[int]:
-        """The matrices of the stack that no row has gone through in training so far."""
-        return [] if self.rows is None else [i for i, rows in enumerate(self.rows[:-1].tolist()) if not rows]
+        """The matrices of a stack that no row has gone through in training so far."""
+        return [] if self.row_counter is None else self.row_counter.without_rows()
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -40,6 +40,12 @@ def is_excluded(config: ChainConfig, path: str) -> bool:
     return any(isinstance(check_target_module_exists(probe, name), _ExcludedModule) for name in names if name)
 
 
+def in_layers(config: ChainConfig, path: str) -> bool:
+    """Whether a path is in one of the layers that a config adapts, or in none."""
+    layers, index = config.layers_to_transform, layer_index(path)
+    return layers is None or index is None or index in ({layers} if isinstance(layers, int) else set(layers))
+
+
 def target_parameters(model: nn.Module, config: ChainConfig) -> dict[str, nn.Module]:
     """The parameters that a config names, by path in the base model, and the modules that have them.
 
@@ -48,8 +54,6 @@ def target_parameters(model: nn.Module, config: ChainConfig) -> dict[str, nn.Mod
             stack of matrices, or that belongs to the model itself or to a module that is adapted already.
     """
     names = sorted(config.target_parameters or ())
-    layers = config.layers_to_transform
-    wanted = None if layers is None else {layers} if isinstance(layers, int) else set(layers)
     known = {without_wrappers(path): path for path, _ in model.named_parameters()}
     found: dict[str, nn.Module] = {}
     for name in names:
@@ -57,7 +61,7 @@ def target_parameters(model: nn.Module, config: ChainConfig) -> dict[str, nn.Mod
         if not hits:
             raise _no_parameter(name, known, model)
         for path in hits:
-            if is_excluded(config, path) or (wanted is not None and layer_index(path) not in wanted):
+            if is_excluded(config, path) or not in_layers(config, path):
                 continue
             _check(name, path, model, known[path])
             found[path] = _home(model, known[path])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import bad_value
+from ..errors import bad_value, unknown
 from .comparison import Comparison
+
+EXPERTS = ("stacked", "each")
+"""How the matrices of stacked experts are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +67,11 @@ class ExportForm:
     max_error: float | None = None
     round_up: bool = False
     ragged: bool = False
+    experts: str = "stacked"
 
     def __post_init__(self) -> None:
+        if self.experts not in EXPERTS:
+            raise unknown("form of experts", self.experts, EXPERTS)
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
             raise bad_value("rank", self.rank, "a whole number of at least 1")
         if self.energy is not None and not 0 < self.energy <= 1:

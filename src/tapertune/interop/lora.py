@@ -7,6 +7,7 @@ ranks and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TapertuneError, nearest
+from ..errors import TapertuneError, bad_value, nearest
 from ..files import check_free, whole_folder, write_json, write_text
 from ..host import ChainLayer, adapted_parts
 from ..host.module_names import ROOT
@@ -22,6 +23,7 @@ from .card import export_card
 from .checkpoint import base_input_widths
 from .comparison import compare_logits
 from .completion import complete, target_names, unfused
+from .experts import one_by_one, parameter_of, stacked_names, stacked_pair
 from .exports import ExportForm, ExportReport, ModuleExport
 from .folder import CONFIG, WEIGHTS
 from .saved import SavedAdapter, check, read_adapter, read_config
@@ -41,6 +43,7 @@ class _Contents:
     rows: list[ModuleExport] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    layers: dict[str, Pair] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cut: bool = False
 
@@ -54,6 +57,7 @@ def export_lora(
     max_error: float | None = None,
     round_up: bool = False,
     ragged: bool = False,
+    experts: str = "stacked",
     base: str | Path | None = None,
     check: bool = False,
 ) -> ExportReport:
@@ -76,6 +80,8 @@ def export_lora(
             unless rank or energy is given.
         round_up: take the next of vLLM's ranks (1, 8, 16, 32, 64, 128, 256, 320, 512).
         ragged: the smallest form: each module its own rank, and no module without an update. Some servers misread it.
+        experts: how the matrices of stacked experts are written: ``stacked``, as PEFT's ``target_parameters`` has them,
+            or ``each`` by itself under the names of the model's checkpoints, gate and up apart.
         base: the base model, folder or name; default: the one that the adapter names.
         check: compare the logits of the base with the adapter to those of the base with the export, both loaded.
 
@@ -84,7 +90,7 @@ def export_lora(
             to export, an adapter of which the base has no module, or logits that differ.
     """
     adapter_dir, out_dir = Path(adapter_dir), Path(out_dir)
-    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged)
+    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, experts=experts)
     check_free(out_dir)
     config = read_config(adapter_dir)
     origin = base or config.base_model_name_or_path
@@ -104,6 +110,7 @@ def export_model_lora(
     max_error: float | None = None,
     round_up: bool = False,
     ragged: bool = False,
+    experts: str = "stacked",
 ) -> ExportReport:
     """Writes an adapter of a model in memory as a plain PEFT LoRA adapter; see ``export_lora``.
 
@@ -112,7 +119,7 @@ def export_model_lora(
     """
     from peft import get_peft_model_state_dict
 
-    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged)
+    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, experts=experts)
     check_free(Path(out_dir))
     part, *others = adapted_parts(model, adapter_name)
     if others:
@@ -168,6 +175,11 @@ def _export(
         )
     if shapes is not None:
         _check_modules(adapter, shapes, contents)
+    held = [module for module in adapter.modules if parameter_of(adapter.config, module) is not None]
+    if held and form.ragged:
+        raise bad_value("ragged", True, f"False for parameters that hold matrices ({held[0]}): they take one rank")
+    if held and form.experts == "each":
+        adapter, shapes = _one_by_one(adapter, shapes)
     for module in adapter.modules:
         _add(contents, adapter, module, form)
     if not contents.pairs:
@@ -177,6 +189,7 @@ def _export(
     rank = None if form.ragged else _fill(contents, adapter, form, shapes)
     if adapter.extras:
         contents.notes.append(saved_beside_note(sorted(adapter.extras)))
+    contents.layers = _as_layers(adapter, contents.pairs, shapes)
     config = _config(adapter, contents, rank, shapes)
     with whole_folder(out) as folder:
         _write(folder, adapter, contents, config)
@@ -199,6 +212,16 @@ def _export(
         )
         write_text(folder / "README.md", export_card(report, contents.base, config))
     return report
+
+
+def _one_by_one(adapter: SavedAdapter, shapes: BaseShapes | None) -> tuple[SavedAdapter, BaseShapes]:
+    """An adapter with its experts' matrices by themselves, and the shapes that it is completed by."""
+    if shapes is None:
+        raise bad_value("experts", "each", "'stacked' where the base model, which tells names, is not known (--base)")
+    split = one_by_one(adapter, shapes.held, shapes.model_type)
+    widths = {name: sizes for name, sizes in shapes.widths.items() if name not in adapter.modules}
+    widths |= {name: split.widths(name) for name in split.modules}
+    return split, dataclasses.replace(shapes, widths=widths)
 
 
 def _check_modules(adapter: SavedAdapter, shapes: BaseShapes, contents: _Contents) -> None:
@@ -283,11 +306,24 @@ def _fill(contents: _Contents, adapter: SavedAdapter, form: ExportForm, shapes: 
     return rank
 
 
+def _as_layers(adapter: SavedAdapter, pairs: dict[str, Pair], shapes: BaseShapes | None) -> dict[str, Pair]:
+    """The pairs by the layers that PEFT has for them: those of one parameter stacked."""
+    layers, stacks = {}, dict[str, dict[int, Pair]]()
+    for module, pair in pairs.items():
+        place = parameter_of(adapter.config, module)
+        if place is None:
+            layers[module] = pair
+        else:
+            stacks.setdefault(place[0], {})[place[1]] = pair
+    names = stacked_names(stacks, {} if shapes is None else shapes.held)
+    return layers | {names[path]: stacked_pair(stack) for path, stack in stacks.items()}
+
+
 def _write(folder: Path, adapter: SavedAdapter, contents: _Contents, config: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
     state: dict[str, Tensor] = {ROOT + name: tensor.clone().contiguous() for name, tensor in adapter.extras.items()}
-    for module, (down, up) in contents.pairs.items():
+    for module, (down, up) in contents.layers.items():
         state[f"{ROOT}{module}.lora_A.weight"] = down.contiguous()
         state[f"{ROOT}{module}.lora_B.weight"] = up.contiguous()
     save_file(state, folder / WEIGHTS, {"format": "pt"})
@@ -299,7 +335,9 @@ def _config(adapter: SavedAdapter, contents: _Contents, rank: int | None, shapes
     import peft
 
     config = adapter.config
-    ranks = {module: down.shape[0] for module, (down, _) in contents.pairs.items()}
+    held = {m: place for m in contents.pairs if (place := parameter_of(config, m)) is not None}
+    ranks = {module: down.shape[0] for module, (down, _) in contents.pairs.items() if module not in held}
+    largest = max(down.shape[0] for down, _ in contents.pairs.values())
     # PEFT takes the first pattern that a module's path ends with: the longer of two must come first, and each have one
     ordered = sorted(ranks, key=lambda module: (-len(module), module))
     pattern = {module: ranks[module] for module in ordered} if len(set(ranks.values())) > 1 else {}
@@ -310,12 +348,13 @@ def _config(adapter: SavedAdapter, contents: _Contents, rank: int | None, shapes
         "base_model_name_or_path": config.base_model_name_or_path or contents.base,
         "revision": config.revision,
         "inference_mode": True,
-        "r": max(ranks.values()),
-        "lora_alpha": max(ranks.values()),
+        "r": largest,
+        "lora_alpha": largest,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": shapes is not None and shapes.transposed,
         "target_modules": sorted(ranks) if rank is None else target_names(ranks, shapes),
+        **({"target_parameters": sorted({path for path, _ in held.values()})} if held else {}),
         "modules_to_save": config.modules_to_save if adapter.extras else None,
         "rank_pattern": pattern,
         "alpha_pattern": dict(pattern),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import TapertuneError
 from ..host.layer import adaptable
+from ..host.parameter_layer import held_matrices
 from .names import find_names
 
 _BY_TASK = {
@@ -29,6 +30,19 @@ _OTHERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldShape:
+    """A parameter of a base model that holds matrices.
+
+    Attributes:
+        order: its place among its module's parameters.
+        interleaved: whether gate and up take turns in its rows.
+    """
+
+    order: int
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseShapes:
     """What a base model is made of.
 
@@ -36,6 +50,8 @@ class BaseShapes:
         widths: (d_out, d_in) of its linear layers, by path.
         names: the paths of all its modules.
         transposed: whether it has Conv1D layers (GPT-2), whose weights are (d_in, d_out).
+        held: its parameters that hold matrices, such as stacked experts, by path.
+        model_type: transformers' word for the architecture.
         model_class: the class of transformers that has these paths; None for a model in memory or within another.
     """
 
@@ -43,6 +59,8 @@ class BaseShapes:
     names: frozenset[str]
     transposed: bool
     model_class: Any = None
+    held: dict[str, HeldShape] = field(default_factory=dict)
+    model_type: str | None = None
 
 
 class BaseUnknown(TapertuneError):
@@ -107,6 +125,8 @@ def _within(shapes: BaseShapes, modules: list[str], base: str) -> BaseShapes:
         widths={renamed(name): widths for name, widths in inside.items()},
         names=frozenset(renamed(name) for name in shapes.names if name.startswith(change.add)),
         transposed=shapes.transposed,
+        held={renamed(name): shape for name, shape in shapes.held.items() if name.startswith(change.add)},
+        model_type=shapes.model_type,
     )
 
 
@@ -140,6 +160,7 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
 
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     widths: dict[str, tuple[int, int]] = {}
+    held: dict[str, HeldShape] = {}
     names: set[str] = set()
     transposed = False
     opaque: str | None = None  # what PEFT put in the place of a module is one module, whatever it holds
@@ -158,4 +179,24 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
             if d_in is not None and d_out is not None:
                 widths[name] = (d_out, d_in)
                 transposed = transposed or type(layer).__name__ == "Conv1D"
-    return BaseShapes(widths=widths, names=frozenset(names), transposed=transposed, model_class=model_class)
+        elif isinstance(layer, nn.Module) and not type(layer).__module__.startswith("torch.nn."):
+            _add_held(name, layer, widths, held)
+    return BaseShapes(
+        widths=widths,
+        names=frozenset(names),
+        transposed=transposed,
+        model_class=model_class,
+        held=held,
+        model_type=getattr(getattr(inner, "config", None), "model_type", None),
+    )
+
+
+def _add_held(path: str, module: nn.Module, widths: dict[str, tuple[int, int]], held: dict[str, HeldShape]) -> None:
+    """The matrices in a module's own parameters."""
+    for order, (name, parameter) in enumerate(module.named_parameters(recurse=False)):
+        if parameter.dim() not in (2, 3):
+            continue
+        interleaved = not getattr(module, "is_concatenated", True)
+        held[f"{path}.{name}"] = HeldShape(order=order, interleaved=interleaved)
+        for matrix, one in held_matrices(module, f"{path}.{name}").items():
+            widths[matrix] = (one.output_size, one.input_size)
