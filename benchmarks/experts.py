@@ -2,8 +2,8 @@
 
     python benchmarks/experts.py --out benchmarks/results/experts.json
 
-Both adapt ``gate_up_proj`` and ``down_proj`` at one rank over the same weights and the same tokens. Rounds take turns, so
-that what else the machine does falls on all alike; the medians are compared.
+Both adapt ``gate_up_proj`` and ``down_proj`` at one rank over the same weights and the same tokens. Rounds take turns,
+so that what else the machine does falls on all alike; the medians are compared.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import tapertune
 from tapertune.errors import TapertuneError
-from tapertune.interop import export_lora, export_model_lora
+from tapertune.interop import export_lora, export_model_lora, merge
 from tapertune.methods import METHODS
 
 # PEFT's own, of the ranks that its conversion of each matrix by itself sets
@@ -89,3 +89,14 @@ def test_from_files_and_refusals(tmp_path: Path) -> None:
     with pytest.raises(TapertuneError, match="ragged"):
         export_lora(tmp_path / "adapter", tmp_path / "no", ragged=True)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(("name", "base"), [("aflora", mixtral), ("loran", qwen3_moe)])
+def test_merged_into_a_checkpoint(name: str, base: Any, tmp_path: Path) -> None:
+    fresh = base()
+    fresh.save_pretrained(tmp_path / "base")
+    model = adapted(name, base(), target_modules=["q_proj"], target_parameters=EXPERTS)
+    model.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
+    merged = type(fresh).from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits(merged), logits(model), atol=1e-4, rtol=1e-3)

@@ -28,6 +28,7 @@ from .checkpoint import (
     write_shard,
     write_tensor,
 )
+from .experts import one_by_one
 from .folder import check_inside
 from .merged_config import describe
 from .placement import Job, place
@@ -70,6 +71,8 @@ def merge(base: str | Path, adapter_dir: str | Path, out: str | Path) -> MergeRe
     checkpoint = open_checkpoint(base)
     _refuse_quantised(checkpoint, str(base))
     adapter = read_adapter(adapter_dir, base_input_widths(checkpoint.folder))
+    # a checkpoint holds experts' matrices by themselves
+    adapter = one_by_one(adapter, {}, checkpoint.config.get("model_type"))
     job = place(checkpoint, adapter, str(base))
     describe(job, adapter, adapter_dir)
     with whole_folder(out) as folder:
