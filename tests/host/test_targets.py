@@ -68,13 +68,14 @@ def said(base: nn.Module, targets: Any, method: str = "aflora") -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_linear_names_the_experts_that_it_leaves_out(method: str) -> None:
+def test_a_pattern_names_the_experts_that_it_leaves_out(method: str) -> None:
     base = mixtral()
     experts = sum(p.numel() for n, p in base.named_parameters() if "experts" in n)
     share = 100 * experts / base.num_parameters()
-    assert f"MixtralExperts (gate_up_proj, down_proj; {share:.3g}% of the parameters)" in said(
-        base, "all-linear", method
-    )
+    message = said(base, r".*proj", method)
+    assert f"MixtralExperts (gate_up_proj, down_proj; {share:.3g}% of the parameters)" in message
+    assert "adapted where target_parameters names them" in message
+    assert not said(mixtral(), "all-linear", method)
 
 
 @pytest.mark.parametrize(

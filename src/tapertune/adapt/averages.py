@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import bad_value
 from .blocks import block_size, blocks
 from .importance import Importance, Scores, _Importance
+from .reaches import Reaches
 from .sharding import gather
 
 _FUSED = cast(Any, torch)  # the multi-tensor operations of torch.optim, which torch does not declare
@@ -43,6 +44,8 @@ class Averages:
         importance: what is averaged and how.
         names: of the tensors, in order.
         shapes: of each.
+        routed: names of those that not every step reaches, such as an expert's: a step that gives them no gradient
+            leaves their averages alone.
     """
 
     importance: Importance
@@ -50,10 +53,12 @@ class Averages:
     shapes: list[torch.Size]
     device: torch.device
     dtype: torch.dtype
+    routed: frozenset[str] = frozenset()
     mean: Tensor = field(init=False)
     dev: Tensor = field(init=False)
     window: Tensor = field(init=False)
     _blocks: list[_Block] | None = field(init=False, default=None)
+    _reaches: Reaches = field(init=False)
 
     @property
     def sizes(self) -> list[int]:
@@ -64,11 +69,12 @@ class Averages:
         count = sum(self.sizes)
         self.mean, self.dev = (torch.zeros(count, device=self.device, dtype=self.dtype) for _ in range(2))
         self.window = torch.zeros(count if self.importance.window else 0, device=self.device, dtype=self.dtype)
+        self._reaches = Reaches(self.importance)
 
     @torch.no_grad()
     def observe(self, step: int, parameters: Sequence[Tensor], inverse_scale: float | Tensor = 1.0) -> None:
-        """Takes in the gradients of one step. A gradient that is missing counts as zero; an element that is not finite
-        leaves its averages as if it had been the mean.
+        """Takes in the gradients of one step. A gradient that is missing counts as zero, unless its tensor is routed;
+        an element that is not finite leaves its averages as if it had been the mean.
 
         Args:
             step: index of the optimizer step, from 0; places the step in its window.
@@ -77,12 +83,31 @@ class Averages:
         """
         if self._blocks is None:
             self._blocks = self._layout()
+        missed = self._missed(parameters)
+        kept = [(part, part.clone()) for part in self._parts_of(missed)]
         for block in self._blocks:
             self._gather(block, parameters[block.first : block.end])
             signal = block.signal if self.importance.compares else block.signal.abs_()
             if isinstance(inverse_scale, Tensor) or inverse_scale != 1.0:
                 signal.mul_(inverse_scale)
             self._take_in(step, signal, block)
+        for part, before in kept:
+            part.copy_(before)
+        if self.routed:
+            self._reaches.count({self.names[i] for i in missed}, self.routed.intersection(self.names))
+
+    def _missed(self, parameters: Sequence[Tensor]) -> list[int]:
+        """Which routed tensors this step has not reached."""
+        if not self.routed:
+            return []
+        return [i for i, p in enumerate(parameters) if p.grad is None and self.names[i] in self.routed]
+
+    def _parts_of(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """The averages of some tensors, as views."""
+        edges = list(itertools.accumulate(self.sizes, initial=0)) if indices else []
+        for index in indices:
+            for flat in (self.mean, self.dev, self.window) if self.importance.window else (self.mean, self.dev):
+                yield flat[edges[index] : edges[index + 1]]
 
     def _layout(self) -> list[_Block]:
         """The blocks, all over one piece of scratch memory, with views of it in the tensors' shapes."""
@@ -148,7 +173,12 @@ class Averages:
 
     def scores(self) -> Scores:
         elements = self.dev.clone() if self.importance.compares else self.mean * self.dev
-        return Scores(list(self.names), elements, self.sizes, list(self.shapes))
+        scores = Scores(list(self.names), elements, self.sizes, list(self.shapes))
+        return self._reaches.corrected(scores, self.routed) if self.routed else scores
+
+    def unreached(self) -> list[str]:
+        """Names of the routed tensors of which nothing is known."""
+        return [name for name in self.names if name in self.routed and not self._reaches.known(name)]
 
     def drop(self, names: Collection[str]) -> None:
         """Forgets tensors, and frees what they took."""
@@ -183,7 +213,8 @@ class Averages:
         self.shapes, self._blocks = shapes, None
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "dev": self.dev, "window": self.window}
+        state = {"mean": self.mean, "dev": self.dev, "window": self.window}
+        return {**state, "reached": self._reaches.state(self.names)} if self.routed else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for key in ("mean", "dev", "window"):
@@ -192,6 +223,8 @@ class Averages:
                 found = tuple(state[key].shape) if key in state else None
                 raise bad_value(f"saved averages, {key}", found, f"of shape {tuple(mine.shape)}")
             setattr(self, key, state[key].to(self.device, self.dtype, copy=True))
+        if self.routed and "reached" in state:
+            self._reaches.load(self.names, state["reached"])
 
 
 def _known(gap: Tensor) -> Tensor:

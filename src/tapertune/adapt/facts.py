@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .finite import FiniteSteps
+from .parameter import Handle
 from .runner import Runner
 from .tally import Tally
 
@@ -25,6 +26,7 @@ class LayersKept(Protocol):
 class Facts:
     """Read from the runners and the tally; nothing here acts."""
 
+    handles: Mapping[str, Handle]
     runners: Sequence[Runner]
     tally: Tally
     finite: FiniteSteps
@@ -83,4 +85,10 @@ class Facts:
             "steps": self.step,
             "skipped": self.finite.skipped,
             **({} if self.cache is None else {"cache": self.cache.summary()}),
+            **self._routed(),
         }
+
+    def _routed(self) -> dict[str, int]:
+        """Of an adapter with experts, how many no token has reached."""
+        experts = {h.module: h for h in self.handles.values() if getattr(h, "routed", False)}
+        return {"experts_unreached": sum(bool(getattr(h, "unreached", 0)) for h in experts.values())} if experts else {}

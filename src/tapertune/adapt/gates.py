@@ -5,7 +5,7 @@ however many modules there are.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,12 +69,19 @@ class Gates:
         """
         alike: dict[float, list[nn.Parameter]] = {}
         known = {} if rates is None else rates_of(rates)
-        for gate in (self.handles[group.gate].parameter for group in self.groups if group.gate in training):
+        for gate in self._reached(group.gate for group in self.groups if group.gate in training):
             if rates is not None and id(gate) not in known:
                 raise TapertuneError("policy.times_lr needs the gates among the optimizer's parameters")
             alike.setdefault(known.get(id(gate), 1.0), []).append(gate)
         for rate, gates in alike.items():
             shrink(gates, threshold * rate, form)
+
+    def _reached(self, names: Iterable[str]) -> Iterator[nn.Parameter]:
+        """Gates, without those of experts that this step has not reached."""
+        for name in names:
+            gate = self.handles[name].parameter
+            if gate.grad is not None or not getattr(self.handles[name], "routed", False):
+                yield gate
 
     def uncuttable(self, optimizer: Any) -> str | None:
         """Where an optimizer keeps what no one can cut with the factors, or None."""

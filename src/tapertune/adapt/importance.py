@@ -131,12 +131,14 @@ class Scores:
         elements: all their element scores, concatenated in that order.
         sizes: elements of each.
         shapes: of each.
+        unreached: names of matrices that have no score, as no gradient has reached them: nothing is decided on them.
     """
 
     names: list[str]
     elements: Tensor
     sizes: list[int]
     shapes: list[torch.Size] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
 
     def shaped(self) -> dict[str, Tensor]:
         """Element scores of each matrix in its shape."""

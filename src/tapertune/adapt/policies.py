@@ -60,6 +60,7 @@ class _Freezing(BasePolicy):
         """
         decision = self.choose(scores, remaining, scope)
         trains = {module_of(name) for name in scores.names if name not in decision.freeze}
+        trains |= {module_of(name) for name in scores.unreached}
         closed = {module_of(name) for name in scope.scored} - trains
         vectors = [name for group in scope.freeze_groups if module_of(group[0]) in closed for name in group]
         return replace(decision, freeze=(*decision.freeze, *vectors))
@@ -76,7 +77,8 @@ class LowestFraction(_Freezing):
 
     def choose(self, scores: Scores, remaining: float, scope: PolicyScope) -> Decision:
         # the small number keeps a product such as 0.3 * 10 from being cut to one matrix fewer
-        due = int((1 - remaining) * scope.total + 1e-9) - (scope.total - len(scores.names))
+        total = scope.total - len(scores.unreached)
+        due = int((1 - remaining) * total + 1e-9) - (total - len(scores.names))
         if due <= 0:
             return Decision()
         means = scores.means().tolist()
@@ -154,7 +156,8 @@ class RankBudget(BasePolicy):
         Args:
             scores: of the scored tensors.
             remaining: the schedule's fraction of the ranks to be given up.
-            scope: its groups; one that has frozen, and so is not scored, has left the budget with the ranks it has.
+            scope: its groups; one that has frozen, and so is not scored, has left the budget with the ranks it has, and
+                so has one that no gradient has reached, which keeps them.
         """
         shaped = scores.shaped()
         groups = [g for g in scope.groups if g.parts and all(name in shaped for name, _ in g.parts)]

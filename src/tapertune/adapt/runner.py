@@ -65,7 +65,17 @@ class Runner:
         parameters = [self.handles[name].parameter for name in names]
         dtype = torch.float64 if parameters[0].dtype == torch.float64 else torch.float32
         shapes = [p.shape for p in parameters]
-        return Averages(self.plan.importance, list(names), shapes, parameters[0].device, dtype)
+        routed = frozenset(name for name in names if getattr(self.handles[name], "routed", False))
+        return Averages(self.plan.importance, list(names), shapes, parameters[0].device, dtype, routed)
+
+    def _whole(self) -> dict[str, Tensor]:
+        """By gate, that all components stay: of the groups that no gradient has reached."""
+        unreached = set() if self.averages is None else set(self.averages.unreached())
+        if not unreached:
+            return {}
+        groups = [group for group in self.scope.groups if any(name in unreached for name, _ in group.parts)]
+        gates = {group.gate: self.handles[group.gate].parameter for group in groups}
+        return {name: torch.ones(gate.numel(), dtype=torch.bool, device=gate.device) for name, gate in gates.items()}
 
     def refresh(self) -> None:
         """Looks parameters up anew where they are next needed: a look-up costs as much as some of the work on them."""
@@ -275,7 +285,7 @@ class Runner:
 
     def _cut(self, keep: Mapping[str, Tensor], optimizer: Any | None, others: Sequence[Runner]) -> bool:
         """Removes rank components, as ``Gates.cut`` does, from averages too; whether there were any to remove."""
-        cuts = self.gates.cut(keep, optimizer)
+        cuts = self.gates.cut({**self._whole(), **keep}, optimizer)
         self._leave([self.handles[name] for name in cuts if not self.handles[name].parameter.numel()], optimizer)
         for runner in (self, *others):
             if cuts and runner.averages is not None:

@@ -55,6 +55,10 @@ def export(
         bool,
         typer.Option("--ragged", help="A rank for each module, none where pruned: smaller; some servers misread it."),
     ] = False,
+    experts: Annotated[
+        str,
+        typer.Option("--experts", help="Stacked experts: stacked, as PEFT has them, or each, by checkpoints' names."),
+    ] = "stacked",
     with_base: Annotated[
         bool,
         typer.Option(
@@ -100,7 +104,7 @@ def export(
     if push_to_hub is not None:
         check_push(push_to_hub)
     values = {"rank": rank, "energy": energy, "max_error": max_error, "check": check, "max_difference": max_difference}
-    of_lora = {"round_up": round_up, "ragged": ragged, "with_base": with_base}
+    of_lora = {"round_up": round_up, "ragged": ragged, "experts": experts, "with_base": with_base}
     report = interop.export(
         adapter, out, to=to, server=server, base=None if base is None else find_base(base), dtype=dtype, **values,
         **of_lora,

@@ -42,6 +42,13 @@ class ChainConfig(PeftConfig):
             " architecture's attention and feed-forward layers"
         },
     )
+    target_parameters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "parameters to adapt that hold matrices themselves, such as stacked experts: their names or paths'"
+            " endings; None for the experts of a known architecture where target_modules is None or 'all-linear'"
+        },
+    )
     exclude_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "modules to leave alone: name endings or one regular expression"}
     )
@@ -168,6 +175,7 @@ class ChainConfig(PeftConfig):
 _GIVEN = ("task_type", "base_model_name_or_path", "revision", "inference_mode", "plan")
 _OF_A_RUN = (
     "target_modules",
+    "target_parameters",
     "exclude_modules",
     "modules_to_save",
     "layers_to_transform",
@@ -198,6 +206,9 @@ def check_module_names(config: ChainConfig) -> None:
     pattern = config.layers_pattern
     if pattern is not None and not isinstance(pattern, str | list | tuple):
         raise bad_value("layers_pattern", pattern, "a name, or a list of names")
+    named = config.target_parameters
+    if named is not None and not (isinstance(named, list | tuple | set) and all(isinstance(n, str) for n in named)):
+        raise bad_value("target_parameters", named, "a list of parameters' names")
     layers = config.layers_to_transform
     for layer in layers if isinstance(layers, list | tuple) else [] if layers is None else [layers]:
         if isinstance(layer, bool) or not isinstance(layer, int):

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import TapertuneError, unknown
 from .layer import BASE_ROWS, ChainLayer
+from .parameter_layer import ParameterLayer
 
 
 @contextmanager
@@ -54,6 +55,12 @@ def _check(model: nn.Module, names: Sequence[str]) -> None:
         raise TapertuneError(f"adapter_names is {names!r}; allowed: a list of an adapter's name for each row")
     if model.training:
         raise TapertuneError("adapter_names: rows can have adapters of their own in evaluation only; call model.eval()")
+    held = next((module for module in model.modules() if isinstance(module, ParameterLayer)), None)
+    if held is not None:
+        raise TapertuneError(
+            f"adapter_names: rows cannot have adapters of their own where parameters are adapted "
+            f"({', '.join(held.parameter_names)}): which row a token is of is not known there"
+        )
     if any(layer.merged for layer in layers):
         raise TapertuneError("adapter_names: an adapter is merged into the base weights; call unmerge_adapter first")
     known = sorted({name for layer in layers for name in layer.chains})

@@ -6,9 +6,10 @@ import functools
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
+from accelerate import init_empty_weights
 from peft.mapping_func import get_peft_model
 from peft.tuners.tuners_utils import (
     BaseTuner,
@@ -31,11 +32,21 @@ from .layer import ChainLayer, layer_class
 from .mixed_batch import rows_by_adapter
 from .module_names import TARGETS, layer_index, top_layers
 from .older_peft import get_quantization_kwargs
+from .parameter_layer import ParameterLayer
+from .parameter_targets import (
+    default_parameters,
+    in_layers,
+    in_order,
+    replace_with_layer,
+    target_matrices,
+    target_parameters,
+)
 from .patterns import check_patterns
 from .ranks import check_memory, log, width_remark
 from .renamed import rename_modules
 from .search import AdaptedPart
 from .shared_input import link
+from .stacks import stacked_parameters
 from .targets import check_called, check_names, check_pattern, in_attention, is_all_linear, unsupported, warn_of_rest
 from .tokens import check_tokens
 from .widths import widths_of
@@ -50,6 +61,9 @@ class ChainTuner(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
         kind = model_config.get("model_type")
         if peft_config.target_modules is None and kind not in self.target_module_mapping:
+            if peft_config.target_parameters:
+                peft_config.target_modules = set()
+                return peft_config
             raise ValueError(
                 f"Please specify `target_modules` in `peft_config`: no default is known for model type {kind!r} "
                 "('all-linear' adapts every linear layer but the output)"
@@ -82,15 +96,16 @@ class ChainTuner(BaseTuner):
         matches = {n: m for n, m in model.named_modules() if n and self._check_target_module_exists(peft_config, n)}
         modules = {name: module for name, module in matches.items() if adaptable(_base(module))}
         check_called(modules, model)
-        rename_modules(
-            peft_config, [path for name, module in modules.items() for path in paths_of(name, _base(module))]
-        )
         bases = {name: _base(module) for name, module in modules.items()}
+        stacks = target_matrices(model, peft_config)
+        paths = [path for name, base in bases.items() for path in paths_of(name, base)]
+        rename_modules(peft_config, in_order([*paths, *stacks], model) if stacks else paths)
+        bases |= stacks
         check_memory(peft_config, bases)
         if remark := width_remark(peft_config, bases):
             log.warning(remark)
         check_tokens(peft_config, model)
-        self._share(peft_config, modules.values())
+        self._share(peft_config, bases.values())
 
     def _share(self, peft_config: Any, modules: Iterable[nn.Module]) -> None:
         """Sizes the projections that all modules share."""
@@ -104,6 +119,8 @@ class ChainTuner(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         config: Any = self.peft_config[adapter_name]
         targets = config.target_modules
+        if config.target_parameters is None and (targets is None or is_all_linear(targets)):
+            config.target_parameters = default_parameters(model, config)
         if isinstance(targets, str):  # else, names of the architecture may be filled in first
             self._check_patterns(config, model)
         keep_layout(model, trains=not config.inference_mode)
@@ -113,7 +130,28 @@ class ChainTuner(BaseTuner):
         leave_fast_path(model)
         if not config.inference_mode:
             exists = functools.partial(self._check_target_module_exists, config)
-            warn_of_rest(targets, model, exists, excluded=lambda name: isinstance(exists(name), _ExcludedModule))
+            none = config.target_parameters is not None and not config.target_parameters
+            stacks = stacked_parameters(model) if none else {}
+
+            def excluded(name: str) -> bool:
+                # of stacks none where the list of them is empty; of layers those that are to be adapted
+                left = name in stacks or not in_layers(config, name)
+                return left or isinstance(exists(name), _ExcludedModule)
+
+            warn_of_rest(targets, model, exists, excluded)
+
+    def _inject_parameters(
+        self, peft_config: Any, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool = False
+    ) -> list[str]:
+        targets = target_parameters(model, peft_config)
+        method = self.tuner_layer_cls.method.name
+        with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+            for path in targets:
+                layer = replace_with_layer(model, path)
+                layer.adapt(method, path.rpartition(".")[2], path, adapter_name, peft_config)
+                if adapter_name not in self.active_adapters:
+                    layer.requires_grad_(False)
+        return list(targets)
 
     def _check_patterns(self, config: Any, model: nn.Module) -> None:
         names = [name for name, _ in model.named_modules() if name]
@@ -196,7 +234,9 @@ class ChainTuner(BaseTuner):
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's own gives a module that comes back the weight of what was in its place, and not every module has one
-        if isinstance(child, AuxiliaryTrainingWrapper) or isinstance(new_module, nn.MultiheadAttention):
+        if isinstance(child, AuxiliaryTrainingWrapper | ParameterLayer) or isinstance(
+            new_module, nn.MultiheadAttention
+        ):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)

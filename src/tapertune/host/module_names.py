@@ -44,6 +44,13 @@ TARGETS: dict[str, list[str]] = {
     "gptj": ["q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"],
     "gpt_neo": ["q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"],
 }  # fmt: skip
+# experts are parameters (see parameter_targets); what is here are attention, shared experts and dense layers
+_DEEPSEEK = ["q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", *_LLAMA[3:]]
+TARGETS |= {
+    **dict.fromkeys(("mixtral", "gpt_oss"), _LLAMA[:4]),
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "olmoe"), _LLAMA),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _DEEPSEEK),
+}
 TARGETS["bloom"] = TARGETS["falcon"] = ["query_key_value", "self_attention.dense", "dense_h_to_4h", "dense_4h_to_h"]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ..methods import Matrix
 from .config import ChainConfig
+from .held_matrix import HeldMatrixLayer
 from .layer import ChainLayer
 from .module_names import layer_index, row_label
 from .search import AdaptedPart, adapted_parts
@@ -43,6 +44,16 @@ class FactorParameter:
     def _weights(self) -> str:
         """How PEFT calls what holds the factor."""
         return self.home.method.prefix + self.factor
+
+    @property
+    def routed(self) -> bool:
+        """Whether not every step reaches it: it is an expert's."""
+        return isinstance(self.home, HeldMatrixLayer) and self.home.routed
+
+    @property
+    def unreached(self) -> bool:
+        """Whether no row of any input has gone through its matrix in training."""
+        return self.routed and cast(HeldMatrixLayer, self.home).unreached
 
     @property
     def frozen(self) -> bool:

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 
 from ..errors import TapertuneError, nearest
 from .kinds import SUPPORTED, adaptable, is_linear
 from .layer import ChainLayer
+from .parameter_layer import ParameterLayer
+from .paths import endings as _endings
+from .paths import ends as _ends
+from .paths import owner_of as _owner
+from .stacks import stacked_parameters, without_wrappers
 
 Matches = Callable[[str], Any]
 """Of a path, whether a config takes it; falsy where it does not, or where it excludes it."""
@@ -45,7 +49,7 @@ def check_names(targets: Iterable[str], model: nn.Module) -> None:
             guess = next(iter(stacks)).rpartition(".")[2]
         stack = next((name for name in stacks if guess is not None and _ends(name, guess)), None)
         if stack is not None:
-            hint = f"; the nearest is {guess!r}, {_description(stack, model)}, which cannot be adapted"
+            hint = f"; the nearest is {guess!r}, {_description(stack, model)}: name it in target_parameters"
         raise TapertuneError(f"target_modules: no module is called {target!r}{hint}")
 
 
@@ -91,15 +95,6 @@ def in_attention(model: nn.Module, path: str) -> bool:
     return name == "out_proj" and isinstance(model.get_submodule(parent), nn.MultiheadAttention)
 
 
-def stacked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Matrices stacked in one 3D parameter, such as a layer's experts, by path."""
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.dim() == 3 and min(parameter.shape) > 1 and _is_custom(model.get_submodule(_owner(name)))
-    }
-
-
 def warn_of_rest(
     targets: Iterable[str] | str | None, model: nn.Module, matches: Matches, excluded: Callable[[str], bool]
 ) -> None:
@@ -111,7 +106,7 @@ def warn_of_rest(
         matches: of a path, whether the config takes it.
         excluded: of a path, whether the config excludes it, or has the module trained whole.
     """
-    rest = dict(stacked_parameters(model))
+    rest = {name: p for name, p in stacked_parameters(model).items() if not _is_adapted(name, model)}
     if targets is None or is_all_linear(targets):
         rest |= _attention_matrices(model)
     else:
@@ -132,7 +127,7 @@ def warn_of_rest(
     what = repr(targets) if targets is None or isinstance(targets, str) else repr(sorted(targets))
     warnings.warn(
         f"target_modules {what}: not adapted, and so not trained: {'; '.join(parts)}. Matrices that are parameters of "
-        "another module, as stacked experts are, are not supported",
+        "a module, as stacked experts are, are adapted where target_parameters names them",
         stacklevel=2,
     )
 
@@ -142,7 +137,7 @@ def unsupported(path: str, module: nn.Module) -> ValueError:
     text = f"Target module {path!r} is a {type(module).__name__}, which is not supported. {SUPPORTED}"
     stacks = [name for name in stacked_parameters(module) if "." not in name]
     if stacks:
-        text += f" Its weights are 3D parameters ({', '.join(stacks)})."
+        text += f" Its weights are 3D parameters ({', '.join(stacks)}): name them in target_parameters."
     return ValueError(text)
 
 
@@ -164,19 +159,20 @@ def _linear(model: nn.Module) -> list[str]:
 def _is_parameter(what: str, name: str, model: nn.Module) -> TapertuneError:
     allowed = sorted({path.rpartition(".")[2] for path in _linear(model)})
     return TapertuneError(
-        f"target_modules: {what} is {_description(name, model)} ({name}), not a module, and cannot be adapted. "
-        f"Allowed: {', '.join(allowed)}"
+        f"target_modules: {what} is {_description(name, model)} ({name}), not a module: target_parameters names "
+        f"parameters. Allowed: {', '.join(allowed)}"
     )
+
+
+def _is_adapted(name: str, model: nn.Module) -> bool:
+    """Whether a parameter of the model has an adapter."""
+    layer = model.get_submodule(_owner(without_wrappers(name)))
+    return isinstance(layer, ParameterLayer) and name.rpartition(".")[2] in layer.parameter_names
 
 
 def _description(name: str, model: nn.Module) -> str:
     owner = type(model.get_submodule(_owner(name))).__name__
     return f"a {model.get_parameter(name).dim()}D parameter of {owner}"
-
-
-def _is_custom(module: nn.Module) -> bool:
-    """Whether a module's class is no layer of torch's (a convolution, say), nor of PEFT's kind."""
-    return not type(module).__module__.startswith("torch.nn.") and not isinstance(module, BaseTunerLayer)
 
 
 @functools.cache
@@ -224,15 +220,3 @@ def _is_in(target: str, name: str) -> bool:
 
 def _share(count: int, total: int) -> str:
     return f"{100 * count / total:.3g}% of the parameters"
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _ends(name: str, ending: str) -> bool:
-    return name == ending or name.endswith("." + ending)
-
-
-def _endings(names: Iterable[str]) -> set[str]:
-    return {".".join(parts[i:]) for parts in (name.split(".") for name in names) for i in range(len(parts))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..errors import TapertuneError, bad_value, nearest
 from ..host import make_config
 from .completion import complete
+from .experts import one_by_one, parameter_of
 from .exports import ExportForm, ModuleExport
 from .layer_kinds import LINEAR, LayerKind
 from .saved import SavedAdapter
@@ -55,6 +57,16 @@ class Contents:
         return self.kinds.get(module, LINEAR)
 
     @property
+    def unlike_linear(self) -> tuple[str, str] | None:
+        """A module that is no linear layer, and what it is; None where all are."""
+        for module in self.pairs:
+            if self.kind(module) is not LINEAR:
+                return module, f"a {self.kind(module).type}"
+            if parameter_of(self.adapter.config, module) is not None:
+                return module, "one of stacked experts"
+        return None
+
+    @property
     def ranks(self) -> dict[str, int]:
         return {module: down.shape[0] for module, (down, _) in self.pairs.items()}
 
@@ -96,7 +108,12 @@ def contents_of(
         raise bad_value("rank", form.rank, f"between 1 and {largest}, the rank of the adapter's largest module")
     if shapes is not None:
         _check_modules(contents, shapes)
-    for module in adapter.modules:
+    held = [module for module in adapter.modules if parameter_of(adapter.config, module) is not None]
+    if held and form.ragged:
+        raise bad_value("ragged", True, f"False for parameters that hold matrices ({held[0]}): they take one rank")
+    if held and form.experts == "each":
+        _part_experts(contents)
+    for module in contents.adapter.modules:
         _add(contents, module, form)
     if not contents.pairs:
         raise TapertuneError("the adapter's update is zero in every module: there is nothing to export")
@@ -119,6 +136,17 @@ def cut_adapter(adapter: SavedAdapter, form: ExportForm) -> SavedAdapter:
         setattr(config, name, getattr(adapter.config, name))
     modules = {module: {"A": down, "B": up} for module, (down, up) in contents.pairs.items()}
     return SavedAdapter(config, modules, adapter.extras)
+
+
+def _part_experts(contents: Contents) -> None:
+    """Has the contents hold the experts' matrices by themselves, under the names of checkpoints."""
+    adapter, shapes = contents.adapter, contents.shapes
+    if shapes is None:
+        raise bad_value("experts", "each", "'stacked' where the base model, which tells names, is not known (--base)")
+    split = one_by_one(adapter, shapes.held, shapes.model_type)
+    widths = {name: sizes for name, sizes in shapes.widths.items() if name not in adapter.modules}
+    widths |= {name: split.widths(name) for name in split.modules}
+    contents.adapter, contents.shapes = split, dataclasses.replace(shapes, widths=widths)
 
 
 def _check_modules(contents: Contents, shapes: BaseShapes) -> None:

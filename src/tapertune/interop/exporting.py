@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TapertuneError, bad_value, unknown
-from .exports import ExportReport, MergeReport
+from .exports import STACKED, ExportReport, MergeReport
 from .formats import FORMATS, MERGED
 from .lora import export_lora
 from .merging import merge
@@ -37,7 +37,7 @@ def export(
         base: the base model, folder or name; default: the one that the adapter names.
         dtype: of a merged model's weights; default: the base's.
         values: ``rank``, ``energy``, ``max_error``, ``check`` and ``max_difference`` for all; ``round_up``,
-            ``ragged`` and ``with_base`` for LoRA adapters.
+            ``ragged``, ``experts`` and ``with_base`` for LoRA adapters.
 
     Raises:
         TapertuneError: an unknown format or server, one that does not read the other, an option that the format does
@@ -56,6 +56,8 @@ def export(
     for name in _OF_LORA:
         if values.pop(name, False):
             raise bad_value(name, True, "False for a merged model, which has no adapter")
+    if (experts := values.pop("experts", STACKED)) != STACKED:
+        raise bad_value("experts", experts, f"{STACKED!r} for a merged model, which has no adapter")
     origin = base or read_config(Path(adapter_dir)).base_model_name_or_path
     if not origin:
         raise TapertuneError("the adapter names no base model: name it (--base)")

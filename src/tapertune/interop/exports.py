@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import bad_value
+from ..errors import bad_value, unknown
 from .comparison import Comparison
 from .servers import find_server, vllm_rank
+
+STACKED = "stacked"
+EXPERTS = (STACKED, "each")
+"""How the matrices of stacked experts are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ class ExportForm:
     max_error: float | None = None
     round_up: bool = False
     ragged: bool = False
+    experts: str = STACKED
     server: str | None = None
     max_difference: float | None = None
 
@@ -114,6 +119,8 @@ class ExportForm:
         return vllm_rank(rank) if self.round_up else rank
 
     def __post_init__(self) -> None:
+        if self.experts not in EXPERTS:
+            raise unknown("form of experts", self.experts, EXPERTS)
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
             raise bad_value("rank", self.rank, "a whole number of at least 1")
         if self.energy is not None and not 0 < self.energy <= 1:

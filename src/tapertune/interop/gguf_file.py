@@ -16,7 +16,6 @@ import torch
 
 from ..errors import TapertuneError, unknown
 from .contents import Contents
-from .layer_kinds import LINEAR
 from .servers import GENERATING, GGUF_FILE, listing
 from .truncation import Pair
 
@@ -44,11 +43,10 @@ def check_gguf(contents: Contents) -> None:
         )
     if model_type not in _ARCHITECTURES:
         raise unknown("model type for a GGUF adapter", model_type, _ARCHITECTURES)
-    other = [module for module in contents.pairs if contents.kind(module) is not LINEAR]
-    if other:
+    other = contents.unlike_linear
+    if other is not None:
         raise TapertuneError(
-            f"a GGUF adapter changes linear layers, and {other[0]} is a {contents.kind(other[0]).type}: write a whole"
-            " model (--to merged)"
+            f"a GGUF adapter changes linear layers, and {other[0]} is {other[1]}: write a whole model (--to merged)"
         )
     if contents.saved:
         raise TapertuneError(

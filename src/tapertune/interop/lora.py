@@ -44,6 +44,7 @@ def export_lora(
     max_error: float | None = None,
     round_up: bool = False,
     ragged: bool = False,
+    experts: str = "stacked",
     with_base: bool = False,
     base: str | Path | None = None,
     check: bool = False,
@@ -71,6 +72,8 @@ def export_lora(
             unless rank or energy is given.
         round_up: take the next of vLLM's ranks (1, 8, 16, 32, 64, 128, 256, 320, 512).
         ragged: the smallest form: each module its own rank, and no module without an update. Some servers misread it.
+        experts: how the matrices of stacked experts are written: ``stacked``, as PEFT's ``target_parameters`` has them,
+            or ``each`` by itself under the names of the model's checkpoints, gate and up apart.
         with_base: put weights that were trained whole into a copy of the base, ``out_dir/base``, and not into the
             adapter, which is for that base then.
         base: the base model, folder or name; default: the one that the adapter names.
@@ -88,8 +91,8 @@ def export_lora(
     if server is not None:
         check_format(server, to)
     form = ExportForm(
-        rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, server=server,
-        max_difference=max_difference,
+        rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, experts=experts,
+        server=server, max_difference=max_difference,
     )  # fmt: skip
     check_free(out_dir)
     config = read_config(adapter_dir)
@@ -114,6 +117,7 @@ def export_model_lora(
     max_error: float | None = None,
     round_up: bool = False,
     ragged: bool = False,
+    experts: str = "stacked",
 ) -> ExportReport:
     """Writes an adapter of a model in memory as a plain PEFT LoRA adapter; see ``export_lora``.
 
@@ -122,7 +126,7 @@ def export_model_lora(
     """
     from peft import get_peft_model_state_dict
 
-    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged)
+    form = ExportForm(rank=rank, energy=energy, max_error=max_error, round_up=round_up, ragged=ragged, experts=experts)
     check_free(Path(out_dir))
     part, *others = adapted_parts(model, adapter_name)
     if others:

@@ -13,6 +13,7 @@ from .card import merge_card
 from .checkpoint import FLOATS, Checkpoint, base_input_widths, open_checkpoint
 from .comparison import compare_logits, load_base
 from .contents import cut_adapter
+from .experts import one_by_one
 from .exports import ExportForm, MergeReport
 from .merged_config import describe
 from .merged_weights import write_weights
@@ -69,6 +70,8 @@ def merge(
     check_free(out)
     checkpoint = open_checkpoint(base)
     adapter = read_adapter(adapter_dir, base_input_widths(checkpoint.folder))
+    # a checkpoint holds experts' matrices by themselves
+    adapter = one_by_one(adapter, {}, checkpoint.config.get("model_type"))
     merged = cut_adapter(adapter, form) if form.cuts else adapter
     compared = check or max_difference is not None
     model_class = _model_class(base, adapter, server) if compared or server is not None else None

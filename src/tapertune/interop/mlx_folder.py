@@ -15,7 +15,6 @@ from ..errors import TapertuneError, bad_value
 from ..files import read_json_object, write_json
 from .contents import Contents
 from .folder import CONFIG
-from .layer_kinds import LINEAR
 from .servers import GENERATING, listing
 from .tensors import read_safetensors
 from .truncation import Pair
@@ -35,11 +34,10 @@ def check_mlx(contents: Contents) -> None:
     merged = "write a whole model (--to merged)"
     if kind not in GENERATING:
         raise TapertuneError(f"mlx-lm takes adapters of models that generate text, and this is of another: {merged}")
-    other = [module for module in contents.pairs if contents.kind(module) is not LINEAR]
-    if other:
+    other = contents.unlike_linear
+    if other is not None:
         raise TapertuneError(
-            f"an MLX adapter changes linear layers, and {other[0]} is a {contents.kind(other[0]).type}: write a whole"
-            " model (--to merged)"
+            f"an MLX adapter changes linear layers, and {other[0]} is {other[1]}: write a whole model (--to merged)"
         )
     if contents.saved:
         raise TapertuneError(

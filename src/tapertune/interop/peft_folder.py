@@ -14,6 +14,7 @@ from ..host.module_names import ROOT
 from .attention_output import times_added
 from .completion import target_names
 from .contents import Contents
+from .experts import parameter_of, stacked_names, stacked_pair
 from .folder import CONFIG, WEIGHTS
 from .layer_kinds import is_inside
 from .servers import ADDED_TWICE
@@ -37,12 +38,25 @@ def write_peft(folder: Path, contents: Contents) -> None:
     from safetensors.torch import save_file
 
     state: dict[str, Tensor] = {ROOT + name: tensor.clone().contiguous() for name, tensor in contents.saved.items()}
-    for module, (down, up) in contents.pairs.items():
+    for module, (down, up) in _layers(contents).items():
         up = up / times_added() if is_inside(module) else up
         for name, tensor in contents.kind(module).lora(down, up).items():
             state[f"{ROOT}{module}.{name}"] = tensor.contiguous()
     save_file(state, folder / WEIGHTS, {"format": "pt"})
     write_json(folder / CONFIG, peft_config(contents))
+
+
+def _layers(contents: Contents) -> dict[str, Pair]:
+    """The pairs by the layers that PEFT has for them: those of one parameter stacked."""
+    layers, stacks = {}, dict[str, dict[int, Pair]]()
+    for module, pair in contents.pairs.items():
+        place = parameter_of(contents.adapter.config, module)
+        if place is None:
+            layers[module] = pair
+        else:
+            stacks.setdefault(place[0], {})[place[1]] = pair
+    names = stacked_names(stacks, {} if contents.shapes is None else contents.shapes.held)
+    return layers | {names[path]: stacked_pair(stack) for path, stack in stacks.items()}
 
 
 def read_peft(folder: Path, model: Any) -> Any:
@@ -57,7 +71,9 @@ def peft_config(contents: Contents) -> dict[str, Any]:
     import peft
 
     config, shapes, tokens = contents.adapter.config, contents.shapes, contents.adapter.config.trainable_token_indices
-    ranks = {module: contents.kind(module).rank(rank) for module, rank in contents.ranks.items()}
+    held = {m: place[0] for m in contents.pairs if (place := parameter_of(config, m)) is not None}
+    ranks = {m: contents.kind(m).rank(rank) for m, rank in contents.ranks.items() if m not in held}
+    largest = max([*ranks.values(), *(contents.ranks[module] for module in held)])
     named = [module for module in ranks if not is_inside(module)]
     # PEFT takes the first pattern that a module's path ends with: the longer of two must come first, and each have one
     ordered = sorted(ranks, key=lambda module: (-len(module), module))
@@ -69,12 +85,13 @@ def peft_config(contents: Contents) -> dict[str, Any]:
         "base_model_name_or_path": contents.base,
         "revision": config.revision,
         "inference_mode": True,
-        "r": max(ranks.values()),
-        "lora_alpha": max(ranks.values()),
+        "r": largest,
+        "lora_alpha": largest,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": shapes is not None and shapes.transposed,
         "target_modules": sorted(named) if contents.rank is None else target_names(named, shapes),
+        **({"target_parameters": sorted(set(held.values()))} if held else {}),
         "modules_to_save": config.modules_to_save if contents.saved else None,
         "rank_pattern": pattern,
         "alpha_pattern": dict(pattern),

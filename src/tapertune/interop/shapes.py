@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import TapertuneError
 from ..host.kinds import adaptable, facts_of
+from ..host.parameter_layer import held_matrices
 from ..host.widths import widths_of
 from .layer_kinds import LayerKind, read_kinds
 from .names import find_names
@@ -31,6 +32,19 @@ _OTHERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldShape:
+    """A parameter of a base model that holds matrices.
+
+    Attributes:
+        order: its place among its module's parameters.
+        interleaved: whether gate and up take turns in its rows.
+    """
+
+    order: int
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseShapes:
     """What a base model is made of.
 
@@ -38,6 +52,8 @@ class BaseShapes:
         widths: (d_out, d_in) of the layers that can be adapted, by path.
         names: the paths of all its modules.
         transposed: whether it has Conv1D layers (GPT-2), whose weights are (d_in, d_out).
+        held: its parameters that hold matrices, such as stacked experts, by path.
+        model_type: transformers' word for the architecture.
         model_class: the class of transformers that has these paths; None for a model in memory or within another.
         config: the model's, of transformers; None for a model that has none.
         kinds: what the layers are that are not linear.
@@ -49,6 +65,8 @@ class BaseShapes:
     model_class: Any = None
     config: Any = None
     kinds: dict[str, LayerKind] = field(default_factory=dict)
+    held: dict[str, HeldShape] = field(default_factory=dict)
+    model_type: str | None = None
 
 
 class BaseUnknown(TapertuneError):
@@ -115,6 +133,8 @@ def _within(shapes: BaseShapes, modules: list[str], base: str) -> BaseShapes:
         transposed=shapes.transposed,
         config=shapes.config,
         kinds={renamed(name): kind for name, kind in shapes.kinds.items() if name.startswith(change.add)},
+        held={renamed(name): shape for name, shape in shapes.held.items() if name.startswith(change.add)},
+        model_type=shapes.model_type,
     )
 
 
@@ -148,6 +168,7 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
 
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     widths: dict[str, tuple[int, int]] = {}
+    held: dict[str, HeldShape] = {}
     names: set[str] = set()
     kinds: dict[str, LayerKind] = {}
     transposed = False
@@ -169,6 +190,8 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
             kinds |= read_kinds("the base model", {name: known} if (known := facts_of(layer)) else {})
             if isinstance(layer, nn.MultiheadAttention):  # its output projection, as an adapted one holds it
                 opaque, widths[f"{name}.base_layer.out_proj"] = name + ".", (layer.embed_dim, layer.embed_dim)
+        elif isinstance(layer, nn.Module) and not type(layer).__module__.startswith("torch.nn."):
+            _add_held(name, layer, widths, held)
     return BaseShapes(
         widths=widths,
         names=frozenset(names),
@@ -176,4 +199,17 @@ def shapes_of_model(model: nn.Module, model_class: Any = None) -> BaseShapes:
         model_class=model_class,
         config=getattr(inner, "config", None),
         kinds=kinds,
+        held=held,
+        model_type=getattr(getattr(inner, "config", None), "model_type", None),
     )
+
+
+def _add_held(path: str, module: nn.Module, widths: dict[str, tuple[int, int]], held: dict[str, HeldShape]) -> None:
+    """The matrices in a module's own parameters."""
+    for order, (name, parameter) in enumerate(module.named_parameters(recurse=False)):
+        if parameter.dim() not in (2, 3):
+            continue
+        interleaved = not getattr(module, "is_concatenated", True)
+        held[f"{path}.{name}"] = HeldShape(order=order, interleaved=interleaved)
+        for matrix, one in held_matrices(module, f"{path}.{name}").items():
+            widths[matrix] = (one.output_size, one.input_size)

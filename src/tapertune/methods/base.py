@@ -1,7 +1,8 @@
 """A method as declared factors, and the mathematics that follows from the declaration alone.
 
 Shapes: a weight is (n_out, n_in) as in ``torch.nn.Linear``; ``d_in`` and ``d_out`` are the adapted layer's widths,
-``r`` the rank. Factors are listed from input to output, so that LoRA's ``B A x`` is the chain ``A, B``.
+``r`` the rank. Factors are listed from input to output, so that LoRA's ``B A x`` is the chain ``A, B``. Weights may be
+stacked along leading axes, as those of many experts are: what is made of them is stacked alike.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class Chain(Update):
         """The chain is split at its bottleneck (the first, where there are several), so the rank is the smallest that
         the declaration promises. Differentiable: gradients reach the factors."""
         down, middle, up = self.split(tensors)
-        return down, up if middle is None else up * middle
+        return down, up if middle is None else up * middle.unsqueeze(-2)
 
     def split(self, tensors: Tensors) -> tuple[Tensor, Tensor | None, Tensor]:
         """The two-matrix form with the vector at the bottleneck left by itself.
@@ -221,20 +222,22 @@ class Chain(Update):
         inner = self._places[:-1]
         narrowest = inner[0]
         for i in inner[1:]:  # a loop, as torch.compile knows no min with a key
-            if tensors[self.factors[i].name].shape[0] < tensors[self.factors[narrowest].name].shape[0]:
+            if tensors[self.factors[i].name].shape[-2] < tensors[self.factors[narrowest].name].shape[-2]:
                 narrowest = i
         return narrowest + 1, next(i for i in self._places if i > narrowest)
 
 
 def _compose(factors: tuple[Factor, ...], tensors: Tensors) -> Tensor:
-    """The product of consecutive factors as one (n_out, n_in) matrix; there is at least one Matrix among them."""
-    product = tensors[factors[0].name]
+    """The product of consecutive factors as one (n_out, n_in) matrix, or as a vector where all are diagonals."""
+    product, is_matrix = tensors[factors[0].name], isinstance(factors[0], Matrix)
     for factor in factors[1:]:
         weight = tensors[factor.name]
         if isinstance(factor, Diagonal):
-            product = weight.unsqueeze(-1) * product if product.dim() == 2 else weight * product
+            product = (weight.unsqueeze(-1) if is_matrix else weight) * product
+        elif is_matrix:
+            product = weight @ product
         else:
-            product = weight @ product if product.dim() == 2 else weight * product
+            product, is_matrix = weight * product.unsqueeze(-2), True
     return product
 
 

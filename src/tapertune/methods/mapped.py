@@ -111,7 +111,7 @@ class MappedChain(Update):
             if later:
                 m = m @ later[i]
             if offsets:
-                m = m + tensors[offsets[i].name]
+                m = m + tensors[offsets[i].name].unsqueeze(-2)
         return m
 
     def lora_factors(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
