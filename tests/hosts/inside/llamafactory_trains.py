@@ -13,7 +13,7 @@ def train(findings: Findings, start: Path, method: str) -> None:
     folder = findings.folder
     options = [word for key, value in SETTINGS[method].items() for word in (f"--method.{key}", json.dumps(value))]
     run("tapertune", "init", start, "--method", method, "--out", folder / f"start-{method}", *options)
-    (folder / "rows.json").write_text(json.dumps([{"instruction": "add one and two", "output": "3"}] * 24))
+    (folder / "rows.json").write_text(json.dumps([{"instruction": "add one and two", "input": "", "output": "3"}] * 24))
     (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
     out = folder / method
     settings = {

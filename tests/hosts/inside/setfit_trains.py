@@ -30,7 +30,6 @@ def train(findings: Findings, method: str) -> None:
     trainer.train()
     acted(out / "events.jsonl", method)
     model.save_pretrained(str(out / "model"))
-    (out / "model" / "README.md").unlink()  # SetFit cannot read the card that it writes, with or without an adapter
     expected = model.predict_proba(["one good film"])[0].tolist()
     findings.load_later(f"{method}: loaded without tapertune", by="setfit", adapter=out / "model", expected=expected)
 
