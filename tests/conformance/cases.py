@@ -34,8 +34,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # PEFT's tests learn faster for those of its own methods that have not moved after three steps. Four factors that start
-# at 0.02 have not either, on so small a model, nor three, nor a projection that is drawn for as many inputs as there are
-# tokens.
+# at 0.02 have not either, on so small a model, nor three, nor a projection that is drawn for as many inputs as there
+# are tokens.
 SLOW_STARTS: dict[tuple[str, str], dict[str, Any]] = {
     ("lora2", "EmbConv1D"): {"lora_alpha": 20000, "init_r": 4},
     ("adalora", "EmbConv1D"): {"lora_alpha": 2000, "init_r": 4},
