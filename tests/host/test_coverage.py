@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from experts import mixtral
 from layer_kinds import CASES, Attending, adapted
 from peft import get_peft_model
 from tiny import tiny_bert, tiny_gpt2
@@ -102,3 +103,18 @@ def test_quantised_or_not_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -
     model = get_peft_model(tiny_bert(), tapertune.make_config("lora"))
     monkeypatch.setattr(nn.Module, "__call__", None)
     assert coverage(model).adapted_flops
+
+
+def test_stacked_experts_count_for_what_is_adapted_of_them() -> None:
+    with_experts = get_peft_model(mixtral(), tapertune.LoraConfig(r=2))  # pyright: ignore[reportArgumentType]
+    covered = coverage(with_experts)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    alone = tapertune.LoraConfig(r=2, target_modules=names, target_parameters=["experts.down_proj"])
+    part = coverage(get_peft_model(mixtral(), alone))  # pyright: ignore[reportArgumentType]
+    base = mixtral()
+    stacks = {n: p.numel() for n, p in base.named_parameters() if p.dim() == 3}
+    assert covered.parameters == part.parameters == sum(p.numel() for p in base.parameters())
+    up = sum(number for name, number in stacks.items() if "gate_up" in name)
+    assert covered.adapted_parameters - part.adapted_parameters == up
+    assert covered.adapted_flops - part.adapted_flops == 2 * up * 2 // 4  # a token goes to two of four
+    assert "MixtralExperts" not in str(covered)

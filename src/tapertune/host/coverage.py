@@ -15,9 +15,11 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from ..errors import TapertuneError
+from .held_matrix import HeldMatrix, held_parameter
 from .kinds import adaptable, kind_of
 from .layer import ChainLayer
 from .module_names import ROOT, layer_path
+from .parameter_layer import ParameterLayer
 from .search import AdaptedPart, adapted_parts
 from .widths import flops_per_vector
 
@@ -145,7 +147,12 @@ def coverage_of(part: AdaptedPart, adapter_name: str) -> Coverage:
         adapted = layer is not None and adapter_name in layer.chains
         totals["parameters"] += numbers
         totals["flops"] += flops
-        if adapted:
+        held = _held(part.module, module, adapter_name)
+        if held:
+            totals["adapted_parameters"] += sum(number for key, number in own.items() if key in held)
+            totals["adapted_flops"] += _flops(module, experts, held)
+            totals["modules"] += 1
+        elif adapted:
             totals["adapted_parameters"] += numbers
             totals["adapted_flops"] += flops
             totals["modules"] += 1
@@ -157,6 +164,17 @@ def coverage_of(part: AdaptedPart, adapter_name: str) -> Coverage:
     left = [LeftOut(kind=k, reason=r, count=c, parameters=p, flops=f) for (k, r), (c, p, f) in rest.items()]
     left.sort(key=lambda each: (-each.flops, -each.parameters, each.kind))
     return Coverage(**totals, left_out=tuple(left), missing=tuple(_missing(part, adapter_name)))
+
+
+def _held(model: nn.Module, module: nn.Module, adapter_name: str) -> set[int]:
+    """The ids of a module's own parameters whose matrices have chains, as those of stacked experts do."""
+    around = [layer for layer in model.modules() if isinstance(layer, ParameterLayer) and layer.base_layer is module]
+    return {
+        id(held_parameter(module, name))
+        for layer in around
+        for name in layer.parameter_names
+        if any(adapter_name in matrix.chains for matrix in layer.matrices(name))
+    }
 
 
 def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, ChainLayer | None]]:
@@ -172,7 +190,8 @@ def _base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, ChainLayer
             kept = module.original_module
             own.update(id(m) for m in module.modules() if m is not module and not _belongs(m, kept))
     for name, module in model.named_modules():
-        skipped = id(module) in own or isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        wrapper = isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper | ParameterLayer)
+        skipped = id(module) in own or wrapper or isinstance(module, HeldMatrix)
         if not skipped:
             path = name.removeprefix(ROOT).replace(".base_layer", "").replace(".original_module", "")
             yield path, cast(nn.Module, module), around.get(id(module))
@@ -188,8 +207,8 @@ def _numbers(module: nn.Module, own: dict[int, int]) -> int:
     return max(sum(own.values()), flops_per_vector(module) // 2) if packed else sum(own.values())
 
 
-def _flops(module: nn.Module, experts: float) -> int:
-    """Operations of a module's own matrices for a vector; 0 of one without any."""
+def _flops(module: nn.Module, experts: float, among: set[int] | None = None) -> int:
+    """Operations of a module's own matrices for a vector, or of those with such ids; 0 of one without any."""
     if adaptable(module):
         if isinstance(module, nn.MultiheadAttention):
             return flops_per_vector(module) - 2 * module.embed_dim**2  # the output projection is a module of its own
@@ -197,7 +216,8 @@ def _flops(module: nn.Module, experts: float) -> int:
     matrices = [p for p in module.parameters(recurse=False) if p.dim() >= 2 and min(p.shape) > 1]
     if isinstance(module, nn.LayerNorm | nn.EmbeddingBag):
         return 0
-    return sum(int(2 * p.numel() * (experts if p.dim() == 3 else 1)) for p in matrices)
+    counted = [p for p in matrices if among is None or id(p) in among]
+    return sum(int(2 * p.numel() * (experts if p.dim() == 3 else 1)) for p in counted)
 
 
 def _experts(model: nn.Module) -> float:
