@@ -89,8 +89,8 @@ def test_unknown_target_suggests_the_nearest() -> None:
 
 
 def test_unsupported_modules_and_unknown_architectures() -> None:
-    with pytest.raises(ValueError, match="word_embeddings' is a Embedding, which is not supported"):
-        get_peft_model(tiny_bert(), tapertune.make_config("lora", target_modules=["word_embeddings"]))
+    with pytest.raises(ValueError, match="LayerNorm' is a LayerNorm, which is not supported"):
+        get_peft_model(tiny_bert(), tapertune.make_config("lora", target_modules=["embeddings.LayerNorm"]))
     with pytest.raises(ValueError, match="Please specify `target_modules`"):
         get_peft_model(mlp(), tapertune.make_config("lora"))
 
