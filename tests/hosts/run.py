@@ -149,7 +149,9 @@ def _requirements(archive: Path, host: Host) -> list[str]:
 def _command(archive: Path, host: Host, python: Path) -> str:
     [target] = re.findall(rf"^{host.package}\s*=\s*([\w.:]+)", _metadata(archive, "entry_points.txt"), re.MULTILINE)
     module, _, function = target.partition(":")
-    return f"#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+    # guarded: processes that the host starts import this file again
+    start = f'if __name__ == "__main__":\n    sys.exit({function}())\n'
+    return f"#!{python}\nimport sys\nfrom {module} import {function}\n{start}"
 
 
 def _versions(python: Path, host: Host) -> dict[str, str]:
