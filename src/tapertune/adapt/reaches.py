@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_value
-from .importance import Scores, _Importance
+from .importance import Importance, Scores, _Importance
 
 
 class Reaches:
@@ -23,7 +23,7 @@ class Reaches:
         importance: what is averaged and how.
     """
 
-    def __init__(self, importance: _Importance) -> None:
+    def __init__(self, importance: Importance) -> None:
         self.importance = importance
         self.steps = 0
         self._counts: dict[str, int] = {}
@@ -49,24 +49,25 @@ class Reaches:
         length = self.importance.window
         return steps if length is None else max(steps - 1, 0) // length
 
+    def _weight(self, steps: int) -> float:
+        """What averages that start at zero are of, after so many steps; windows that are compared are whole."""
+        if not isinstance(self.importance, _Importance):
+            return 1.0
+        updates = self._updates(steps)
+        return (1 - self.importance.beta1**updates) * (1 - self.importance.beta2**updates)
+
     def corrected(self, scores: Scores, routed: Collection[str]) -> Scores:
         """Scores without those of tensors of which nothing is known, and as if all had been reached in every step."""
         if not self._updates(self.steps):
             return scores
-        b1, b2 = self.importance.beta1, self.importance.beta2
-
-        def weight(steps: int) -> float:
-            updates = self._updates(steps)
-            return (1 - b1**updates) * (1 - b2**updates)
-
-        whole = weight(self.steps)
+        whole = self._weight(self.steps)
         unreached = [name for name in scores.names if name in routed and not self.known(name)]
         parts, kept = [], []
         for i, (name, part) in enumerate(zip(scores.names, scores.elements.split(scores.sizes), strict=True)):
             if name in unreached:
                 continue
             steps = self._counts.get(name, 0) if name in routed else self.steps
-            own = weight(steps)
+            own = self._weight(steps)
             parts.append(part if steps == self.steps or not own else part * (whole / own))
             kept.append(i)
         return Scores(

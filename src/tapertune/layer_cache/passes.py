@@ -111,7 +111,7 @@ class Passes:
             states: that enter it, (rows, positions, width); None at 0.
             quiet: what must draw nothing.
         """
-        forwards = self._through(start, states) if start else {}
+        forwards = {} if states is None else self._through(start, states)
         layers = self.stack.layers
         for number in range(start, level):
             forwards[layers[number]] = self._noting(number, layers[number].forward, number == level - 1)
