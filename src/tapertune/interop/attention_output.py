@@ -8,6 +8,7 @@ PEFT is asked.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,12 @@ def times_added() -> float:
 
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         base = nn.ModuleDict({"part": nn.MultiheadAttention(1, 1)})
-        before = base.get_parameter("part.out_proj.weight").detach().double().clone()
+        part: Any = base["part"]
+        before = part.out_proj.weight.detach().double().clone()
         model = get_peft_model(base, LoraConfig(r=1, lora_alpha=1, target_modules=["part"]))  # type: ignore[arg-type]
         for name, parameter in model.named_parameters():
             if "out_proj.lora_" in name:
                 nn.init.ones_(parameter)
-        after = model.merge_and_unload().get_parameter("part.out_proj.weight").detach().double()  # type: ignore[operator]
+        merged: Any = model
+        after = merged.merge_and_unload()["part"].out_proj.weight.detach().double()
     return round((after - before).item(), 3)
