@@ -7,12 +7,19 @@ import pytest
 from tapertune.runfile.recipes import recipe_files
 
 
-@pytest.mark.parametrize("columns", ["200", "40"])
-def test_all_are_listed_in_full(cli: Any, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    done = cli("recipes")
-    assert (done.code, done.err) == (0, "")
-    head, *rows = done.out.splitlines()
+def test_all_are_valid_and_listed_in_full(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one test, as every model is built once in a process."""
+    done = cli("validate")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert [line.partition(": ok, trains ")[0] for line in done.out.splitlines()] == list(recipe_files())
+    printed = []
+    for columns in ("200", "40"):
+        monkeypatch.setenv("COLUMNS", columns)
+        done = cli("recipes")
+        assert (done.code, done.err) == (0, "")
+        printed.append(done.out)
+    assert printed[0] == printed[1]
+    head, *rows = printed[0].splitlines()
     assert head.split() == ["recipe", "method", "model", "task", "trains", "head", "steps", "FLOP"]
     assert [row.split()[0] for row in rows[: len(recipe_files())]] == list(recipe_files())
     (row,) = [row for row in rows if row.startswith("aflora/glue-rte ")]

@@ -65,11 +65,3 @@ def test_recipes_by_name(cli: Any) -> None:
     first, second = done.out.splitlines()
     assert first == "aflora/glue-rte: ok, trains 451,872 in 72 modules, head 592,130, 780 steps"
     assert second.startswith("lora/glue-ret: unknown recipe 'lora/glue-ret': did you mean 'lora/glue-rte'?")
-
-
-def test_every_recipe_is_valid(cli: Any) -> None:
-    from tapertune.runfile.recipes import recipe_files
-
-    done = cli("validate")
-    assert (done.code, done.err) == (0, ""), done.out
-    assert [line.partition(": ok, trains ")[0] for line in done.out.splitlines()] == list(recipe_files())

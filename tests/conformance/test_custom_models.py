@@ -12,12 +12,23 @@ from tapertune.methods import METHODS
 
 RUN = Path(__file__).with_name("run.py")
 NO_SOURCE = 3  # as in run.py
+# a few tests on a linear and a convolutional model
+SOME = "(config_kwargs0 or config_kwargs7) and (test_merge_layers or roundtrip or test_training_custom or test_disable)"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_peft_tests_pass(method: str) -> None:
-    command = [sys.executable, str(RUN), "--part", "custom", "--method", method]
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(*options: str) -> None:
+    done = subprocess.run([sys.executable, str(RUN), "--part", "custom", *options], capture_output=True, text=True)
     if done.returncode == NO_SOURCE:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_some_of_peft_s_tests_pass() -> None:
+    """With every method, in one process."""
+    run("-k", SOME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_peft_tests_pass(method: str) -> None:
+    run("--method", method)
