@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import subprocess
 import sys
@@ -125,12 +127,39 @@ import peft
 
 
 @pytest.mark.parametrize(
-    "code",
-    [LOOKED_FOR, BY_HAND, RELOADED, TRIED_AGAIN, BLOCKED, IN_A_THREAD, IN_THREADS, WITHIN],
-    ids=["looked for", "by hand", "reloaded", "tried again", "blocked", "in a thread", "in threads", "within"],
+    "code", [LOOKED_FOR, TRIED_AGAIN, IN_A_THREAD], ids=["looked for", "tried again", "in a thread"]
 )
 def test_the_methods_are_known(code: str) -> None:
     fresh(code + KNOWN)
+
+
+COPIES = """
+import json, os, sys, traceback
+import torch, transformers  # seconds, once
+from transformers import PreTrainedModel
+assert not {"peft", "tapertune"} & set(sys.modules)
+for name, code in json.loads(sys.stdin.read()).items():
+    if os.fork() == 0:
+        try:
+            exec(code, {"__name__": "__main__"})
+        except BaseException:
+            print(f"{name}:", traceback.format_exc())
+            os._exit(1)
+        os._exit(0)
+    if os.wait()[1] != 0:
+        sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="copies of a process")
+def test_the_methods_are_known_where_torch_is_imported_already() -> None:
+    """Each case in a copy of one process that has neither PEFT nor tapertune."""
+    cases = {"by hand": BY_HAND, "reloaded": RELOADED, "blocked": BLOCKED, "in threads": IN_THREADS, "within": WITHIN}
+    cases = {name: code + KNOWN for name, code in cases.items()}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", COPIES]
+    environment = {**os.environ, "TAPERTUNE_AUTOLOAD": "0"}
+    done = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 LOADED = """
