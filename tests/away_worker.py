@@ -94,12 +94,12 @@ def not_finite(name: str, **values: Any) -> dict[str, Any]:
     return {"finite": finite, "left_out": controller.finite.skipped, "said": said, "waited": waited}
 
 
-def main(path: str) -> None:
+def main(path: str, *names: str) -> None:
     torch.set_num_threads(1)
     nodes_everywhere()
     register()
     found: dict[str, Any] = {}
-    for name in METHODS:
+    for name in names or METHODS:
         found[name] = {"near": train(name, "cpu", torch.float32)}
         with Device():
             found[name]["away"] = train(name, NAME, torch.float32)
@@ -117,5 +117,5 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
     os._exit(0)  # autograd's thread for the device does not survive Python's own end

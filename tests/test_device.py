@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,33 @@ pytestmark = pytest.mark.skipif(
 READS = {"aflora": {6}, "adalora": {10, 12}, "lora2": {10, 12}, "sora": {0, 10}}
 
 
+FREEZES, PRUNES, MAPS = "aflora", "adalora", "loran"
+QUICK = (FREEZES, PRUNES, MAPS)  # a process takes ten seconds for each method
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("away") / "runs.json"
-    worker = Path(__file__).parent / "away_worker.py"
-    # merging LoRAN's map into bfloat16 warns, as it should
-    subprocess.run([sys.executable, "-W", "ignore", str(worker), str(path)], check=True, timeout=900)
-    return json.loads(path.read_text())
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], dict[str, Any]]:
+    """What the process found for some methods, each lot of them once."""
+
+    @functools.cache
+    def made(names: tuple[str, ...]) -> dict[str, Any]:
+        path = tmp_path_factory.mktemp("away") / "runs.json"
+        worker = Path(__file__).parent / "away_worker.py"
+        # merging LoRAN's map into bfloat16 warns, as it should
+        subprocess.run([sys.executable, "-W", "ignore", str(worker), str(path), *names], check=True, timeout=900)
+        return json.loads(path.read_text())
+
+    return made
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def runs(name: str, made: Callable[[tuple[str, ...]], dict[str, Any]]) -> dict[str, Any]:
+    return made(QUICK if name in QUICK else tuple(each for each in METHODS if each not in QUICK))
 
 
 def test_training_is_the_processors(name: str, runs: dict[str, Any]) -> None:

@@ -133,6 +133,8 @@ def test_the_methods_are_known(code: str) -> None:
     fresh(code + KNOWN)
 
 
+ORDERS = ("import tapertune, peft", "import peft, tapertune", "import tapertune, peft.tuners")
+
 COPIES = """
 import json, os, sys, traceback
 import torch, transformers  # seconds, once
@@ -155,10 +157,13 @@ for name, code in json.loads(sys.stdin.read()).items():
 def test_the_methods_are_known_where_torch_is_imported_already() -> None:
     """Each case in a copy of one process that has neither PEFT nor tapertune."""
     cases = {"by hand": BY_HAND, "reloaded": RELOADED, "blocked": BLOCKED, "in threads": IN_THREADS, "within": WITHIN}
-    cases = {name: code + KNOWN for name, code in cases.items()}
+    cases |= {order: order for order in ORDERS}
+    cases = {name: f"{code}\n{KNOWN}" for name, code in cases.items()}
     command = [sys.executable, "-W", "error::UserWarning", "-c", COPIES]
     environment = {**os.environ, "TAPERTUNE_AUTOLOAD": "0"}
-    done = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(
+        command, input=json.dumps(cases), capture_output=True, text=True, timeout=120, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

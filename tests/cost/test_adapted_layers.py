@@ -104,14 +104,24 @@ METHOD_FORMS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+KEPT_QUICK = ("nothing", "last", "matrices", "first of one")  # states in which kernels but the usual one are looked at
+
+
+@pytest.mark.parametrize(
+    ("kernel", "some"),
+    [
+        *((kernel, () if kernel == "native" else KEPT_QUICK) for kernel in KERNELS),
+        *(pytest.param(kernel, (), marks=pytest.mark.slow) for kernel in KERNELS if kernel != "native"),
+    ],
+)
 @pytest.mark.parametrize(("name", "settings"), METHOD_FORMS, ids=str)
 def test_operations_are_those_that_are_counted(
-    name: str, settings: dict[str, Any], kernel: str, monkeypatch: pytest.MonkeyPatch
+    name: str, settings: dict[str, Any], kernel: str, some: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In every state, or in some."""
     monkeypatch.setenv("TAPERTUNE_KERNEL", kernel)
     model = adapted(name, **settings)
-    for state in states(model):
+    for state in states(model, *some):
         for input_grad in (True, False):
             for tokens in (6, 512):  # at 512 ELoRA's layers are folded, at 6 they are not
                 found = counted(model, tokens, input_grad)

