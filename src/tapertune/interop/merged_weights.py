@@ -107,7 +107,8 @@ def merged_weight(
         the weight, and the squared norms (Frobenius) of what its dtype could not take and of the update.
     """
     weight = start if start.dtype == dtype else torch.empty(start.shape, dtype=dtype)
-    source, target = (start.T, weight.T) if transposed else (start, weight)
+    # a convolution's is (d_out, d_in / groups, k, k), its update a matrix all the same
+    source, target = (t.T if transposed else t.view(t.shape[0], -1) for t in (start, weight))
     wide = torch.float64 if start.dtype == torch.float64 else torch.float32
     pair = [t.to(wide) for t in adapter.low_rank(module)] if adapter.chain.linear else None
     d_out, d_in = target.shape

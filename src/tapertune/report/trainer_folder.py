@@ -17,8 +17,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def is_trainer_folder(folder: Path) -> bool:
-    """Whether events are there and no record says what the run was."""
-    return (folder / "events.jsonl").is_file() and not (folder / "run.json").exists()
+    """Whether events are there and what Trainer leaves beside them, and no record says what the run was."""
+    if (folder / "run.json").exists() or not (folder / "events.jsonl").is_file():
+        return False
+    return any((place / name).is_file() for place in (folder, *_checkpoints(folder)) for name in (STATE, ADAPTER))
 
 
 def record_of(folder: Path, events: Sequence[Event]) -> dict[str, Any]:

@@ -149,11 +149,17 @@ def _method_fields(name: str) -> dict[str, Schema]:
     text: Schema = {"type": "string"}
     names: Schema = {"anyOf": [text, _NAMES, _NULL]}
     rates: Schema = {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
+    tokens: Schema = {
+        "type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True
+    }  # fmt: skip
     shared: dict[str, Schema] = {
         "target_modules": names,
         "exclude_modules": names,
         "layers_pattern": names,
         "modules_to_save": {"anyOf": [_NAMES, _NULL]},
+        "target_parameters": {"anyOf": [_NAMES, _NULL]},
+        "trainable_token_indices": {"anyOf": [tokens, {"type": "object", "additionalProperties": tokens}, _NULL]},
+        "train_layers": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _NULL]},
         "layers_to_transform": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}, _NULL]},
         "init_weights": {"type": "boolean"},
         "factor_rates": {"anyOf": [rates, _NULL]},
