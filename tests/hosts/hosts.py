@@ -67,7 +67,7 @@ HOSTS = (
     Host(
         "SetFit", "setfit", "setfit_trains", "`model.model_body.add_adapter(config)` and `callbacks=`",
         also=PUTS_ADAPTERS_IN,
-        gaps=f"{ASKS_FOR_PEFT}; `SetFitModel.from_pretrained` of what SetFit 1.2 saved fails (`absa`)",
+        gaps=f"{ASKS_FOR_PEFT}; SetFit 1.2 reads what it saves with an adapter (LoRA too) once `config.json` is gone",
     ),
     Host(
         "diffusers", "diffusers", "diffusers_trains", "`get_peft_model` and `attach` in a plain loop",

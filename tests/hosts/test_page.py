@@ -18,11 +18,7 @@ def test_the_page_is_written_from_the_records() -> None:
     assert done.returncode == 0, done.stderr
 
 
-# SetFit 1.2 cannot read what it has saved
-HOLD = [name for name in RECORDS if name != "SetFit"]
-
-
-@pytest.mark.parametrize("name", HOLD)
+@pytest.mark.parametrize("name", RECORDS)
 def test_nothing_that_was_tried_fails(name: str) -> None:
     checks = RECORDS[name]["checks"]
     assert len(checks) >= 4
