@@ -92,4 +92,4 @@ def test_plain_lines_say_how_a_run_goes(root: Path, capsys: pytest.CaptureFixtur
         "step 15/15",
         "epoch 3",
     ]
-    assert "loss 0." in lines[0] and "trainable " in lines[0] and "frozen 8/8" in lines[-1]
+    assert "loss 0." in lines[0] and "trainable " in lines[0] and "frozen 8/8" in lines[-2]
