@@ -40,8 +40,6 @@ SLOW_STARTS: dict[tuple[str, str], dict[str, Any]] = {
     ("lora2", "EmbConv1D"): {"lora_alpha": 20000, "init_r": 4},
     ("adalora", "EmbConv1D"): {"lora_alpha": 2000, "init_r": 4},
     ("elora", "EmbConv1D"): {"d_initial": 10.0},
-    ("lora2", "Conv1d"): {"lora_alpha": 20000, "init_r": 4},
-    ("lora2", "Conv2dGroups"): {"lora_alpha": 20000, "init_r": 4},
 }
 
 # PEFT's tests skip by these names what many of its methods cannot do (layers of type Conv1D, gradient checkpointing in

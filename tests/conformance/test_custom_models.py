@@ -12,8 +12,8 @@ from tapertune.methods import METHODS
 
 RUN = Path(__file__).with_name("run.py")
 NO_SOURCE = 3  # as in run.py
-# a few tests on a linear and a convolutional model
-SOME = "(config_kwargs0 or config_kwargs7) and (test_merge_layers or roundtrip or test_training_custom or test_disable)"
+# a few tests on a convolutional model and on one with attention
+SOME = "(Conv3d or MHA) and (test_merge_layers or roundtrip or test_training_custom or test_disable_adapters)"
 
 
 def run(*options: str) -> None:

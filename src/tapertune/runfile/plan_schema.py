@@ -43,7 +43,8 @@ _FIELDS: dict[str, Schema] = {
     "boundaries": {"type": "array", "items": _DURATION},
     "factors": _or_null(_NAMES), "freeze_vectors": _FLAG, "merge_frozen": _FLAG,
     "layers": {"anyOf": [_COUNT, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]},
-    "evidence": _or_null({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}), "ahead": _SHARE, "behind": _SHARE,
+    "evidence": _or_null({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+    "ahead": _SHARE, "behind": _SHARE,
     "gate": _NAME, "target": _COUNT, "scored": _or_null(_NAMES), "threshold": _AMOUNT, "times_lr": _FLAG,
     "weight": _AMOUNT, "rows": _NAMES, "columns": _NAMES, "row_products": _PAIRS, "column_products": _PAIRS,
 }  # fmt: skip
