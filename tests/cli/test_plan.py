@@ -31,9 +31,10 @@ def test_bad_input_is_one_line(cli: Any, arguments: tuple[str, ...], words: str)
     assert words in done.err and not done.out
 
 
-def test_what_fits_is_a_run_file_that_trains(cli: Any, root: Path) -> None:
+def test_what_fits_is_a_run_file_that_trains(cli: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from train.tiny_run import raw_settings
 
+    monkeypatch.chdir(root)  # where the study has no records
     (root / "run.yaml").write_text(yaml.safe_dump(raw_settings(root, "lora")), encoding="utf-8")
     least = cli("plan", root / "run.yaml", "--method", "lora", "--no-times", "--memory", "1KB")
     assert (least.code, least.err.count("\n")) == (2, 1)
