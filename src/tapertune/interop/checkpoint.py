@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import TapertuneError, bad_value
+from ..errors import TapertuneError, bad_value, nearest
 from .folder import check_plain, read_foreign_json
 from .layer_kinds import base_path
 from .names import find_names
+from .shapes import shapes_of_base
 from .tensors import open_safetensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -110,11 +111,29 @@ def base_input_widths(base: str | Path) -> Callable[[list[str]], Mapping[str, in
     def input_widths(modules: list[str]) -> dict[str, int]:
         checkpoint = open_checkpoint(base)
         entries = checkpoint.entries
-        names = find_names([base_path(module) for module in modules], entries, str(base))
+        try:
+            names = find_names([base_path(module) for module in modules], entries, str(base))
+        except TapertuneError:  # a tied weight, or one under another name: the model itself knows
+            return _widths_of_model(checkpoint, modules)
         axis = 0 if checkpoint.config.get("model_type") in CONV1D_MODELS else 1
         return {module: entries[names.weight(base_path(module))].shape[axis] for module in modules}
 
     return input_widths
+
+
+def _widths_of_model(checkpoint: Checkpoint, modules: list[str]) -> dict[str, int]:
+    """Input widths by the model's config.
+
+    Raises:
+        TapertuneError: the model has no such module.
+    """
+    widths = shapes_of_base(checkpoint.folder, modules, None, None).widths
+    for module in modules:
+        if module not in widths:
+            guess = nearest(module, widths)
+            hint = f"; the nearest is {guess!r}" if guess else ""
+            raise TapertuneError(f"the base model {checkpoint.folder} has no module {module!r}{hint}")
+    return {module: widths[module][1] for module in modules}
 
 
 # The architectures whose linear layers are Conv1D: weights are stored (d_in, d_out).
